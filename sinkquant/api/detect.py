@@ -1,0 +1,81 @@
+"""`detect`: find the sinks of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sinkquant.calibration.bos import bos_policy
+from sinkquant.calibration.data import load_calibration, token_batches
+from sinkquant.models.finite import check_finite
+from sinkquant.models.load import load_model, load_tokenizer
+from sinkquant.models.roles import Roles
+from sinkquant.models.source import resolve
+from sinkquant.models.trace import trace_roles
+from sinkquant.sinks.build import build_report
+from sinkquant.sinks.report import SinkReport
+
+Progress = Callable[[int, int], None]
+LENGTH = 256  # tokens a detection window: sinks show in the first few, and attention costs the square
+WINDOWS, HELD_OUT = 8, 4
+
+
+def detect(
+    model: str | Path | Any,
+    *,
+    tokenizer: Any = None,
+    calibration: str = "python-docs",
+    bos: str = "auto",
+    max_prefix: int = 4,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> SinkReport:
+    """The SinkReport of a model (folder, hub id, .gguf, package:NAME, or a loaded model with its tokenizer)."""
+    if isinstance(model, str | Path):
+        source = resolve(model)
+        label = source.label
+        tokenizer = load_tokenizer(source, trust_remote_code)
+        network = load_model(source, dtype=torch.float32, trust_remote_code=trust_remote_code)
+        check_finite(network)
+    else:
+        network, label = model, type(model).__name__
+    text = load_calibration(
+        calibration, tokenizer, sequences=WINDOWS + HELD_OUT, length=LENGTH, seed=0, bos=False, model=network
+    )
+    ids = text.ids
+    spare = min(HELD_OUT, len(ids) // 2)
+    return detect_loaded(
+        network, trace_roles(network), tokenizer, ids[: len(ids) - spare], ids[len(ids) - spare :] if spare else ids,
+        bos=bos_policy(bos, tokenizer), label=label, max_prefix=max_prefix, progress=progress,
+    )  # fmt: skip
+
+
+def detect_loaded(
+    model: Any,
+    roles: Roles,
+    tokenizer: Any,
+    ids: Tensor,
+    held_out: Tensor,
+    *,
+    bos: bool,
+    label: str,
+    max_prefix: int,
+    progress: Progress | None = None,
+) -> SinkReport:
+    """Detection on a model in memory; text is cut to the detection's windows."""
+    windows, rest = _windows(ids, WINDOWS), _windows(held_out, HELD_OUT)
+    digest = token_batches(windows, "added" if bos else "none", label).digest
+    return build_report(
+        model, roles, tokenizer, windows, rest, bos=bos, label=label, digest=digest, max_prefix=max_prefix,
+        progress=progress,
+    )  # fmt: skip
+
+
+def _windows(ids: Tensor, count: int) -> Tensor:
+    length = min(LENGTH, ids.shape[1])
+    flat = ids.reshape(-1)
+    return flat[: len(flat) // length * length].reshape(-1, length)[:count]

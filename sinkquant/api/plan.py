@@ -1,0 +1,117 @@
+"""The whole decision before any weight changes: a pure function of recipe, report, roles and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sinkquant.errors import UsageError
+from sinkquant.models.roles import Block, Roles, SiteKind
+from sinkquant.quantization.scheme import ActivationScheme, KVScheme, LinearScheme, WeightScheme
+from sinkquant.recipes.schema import Recipe
+from sinkquant.transforms.apply import Rotations
+
+Shapes = Mapping[str, tuple[int, int]]  # module name -> (out features, in features)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done. `notes` are sentences on what was left out or changed, and why."""
+
+    recipe: Recipe
+    prefix: tuple[int, ...]
+    rotations: Rotations
+    linears: Mapping[str, LinearScheme]
+    kv: KVScheme
+    bits: Mapping[str, int]  # bits of every matrix of the model
+    bytes: int  # of the checkpoint, scales included
+    notes: tuple[str, ...]
+
+
+def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Shapes, no_prefix: str | None) -> Plan:
+    """`shapes` covers every linear of the blocks, the embedding and the head; `no_prefix`: why none is possible."""
+    notes: list[str] = list(roles.unexplained)
+    if prefix and no_prefix:
+        notes.append(f"no prefix: {no_prefix}")
+        prefix = ()
+    rotations = _rotations(recipe, roles, notes)
+    linears: dict[str, LinearScheme] = {}
+    for block in roles.blocks:
+        notes.extend(f"{block.name}: {sentence}" for sentence in block.unexplained)
+        linears.update(_schemes(recipe, block, shapes, rotations, notes))
+    if not roles.blocks or not any(block.linears for block in roles.blocks):
+        raise UsageError("no linear layers were found inside the blocks: this architecture is not supported yet.")
+    bits = {name: scheme.weight.bits if scheme.weight else 16 for name, scheme in linears.items()}
+    bits[roles.embedding] = recipe.weights.embedding_bits
+    if roles.head is not None and (not roles.tied or rotations.stream or recipe.weights.head_bits < 16):
+        bits[roles.head] = recipe.weights.head_bits
+    kv = KVScheme(recipe.kv_cache.bits, recipe.kv_cache.recent, rotations.keys)
+    size = sum(_bytes(bits[name], shapes[name], linears.get(name)) for name in bits)
+    return Plan(recipe, prefix, rotations, linears, kv, bits, size, tuple(dict.fromkeys(notes)))
+
+
+def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Rotations:
+    wanted = recipe.transforms
+    obstacles = [block.name for block in roles.blocks if block.unexplained]
+    stream = wanted.r1
+    if stream and roles.sandwiched:
+        stream = False
+        notes.append("R1 is left out: norms between the writers and the stream (sandwich norms) cannot absorb it")
+    elif stream and (obstacles or roles.unexplained or roles.final_norm is None):
+        stream = False
+        notes.append("R1 is left out: not everything that reads or writes the stream could be explained")
+    elif stream and any(norm.kind == "layer" for block in roles.blocks for norm, _ in block.reads):
+        stream = False
+        notes.append("R1 is left out: layer norms subtract the mean, which a rotation does not commute with")
+    values = tuple(
+        block.name for block in roles.blocks if wanted.r2 and block.attention and block.attention.value
+        and block.attention.output
+    )  # fmt: skip
+    if wanted.r2 and len(values) < len(roles.blocks):
+        notes.append(f"R2 is left out in {len(roles.blocks) - len(values)} blocks without plain value projections")
+    return Rotations(wanted.fold_norms, stream, values, wanted.r3, wanted.r4, wanted.seed)
+
+
+def _schemes(
+    recipe: Recipe, block: Block, shapes: Shapes, rotations: Rotations, notes: list[str]
+) -> dict[str, LinearScheme]:
+    weights, inputs = recipe.weights, recipe.activations
+    schemes = {}
+    for site in block.sites:
+        for name in site.linears:
+            width = shapes[name][1]
+            weight = None
+            if weights.bits < 16:
+                size = _group_size(weights.group_size, width, notes)
+                weight = WeightScheme(weights.bits, weights.symmetric, size, weights.limit)
+            activation = None
+            if inputs.bits < 16:
+                activation = ActivationScheme(inputs.bits, inputs.mode, inputs.symmetric)
+            rotate = rotations.down and site.kind is SiteKind.DOWN_INPUT
+            schemes[name] = LinearScheme(weight, activation, rotate)
+    return schemes
+
+
+def _group_size(wanted: int | None, width: int, notes: list[str]) -> int | None:
+    """`wanted`, or the largest smaller power of two that divides `width`."""
+    if wanted is None or width % wanted == 0:
+        return wanted
+    power = wanted & -wanted
+    if power != wanted:
+        raise UsageError(f"weights.group_size {wanted} does not divide a layer of {width} inputs: choose a power of two.")
+    while width % power:
+        power //= 2
+    if power < 8:
+        raise UsageError(
+            f"no group size between 8 and {wanted} divides a layer of {width} inputs: set weights.group_size=null."
+        )
+    notes.append(f"groups of {power} instead of {wanted} where the width is {width}, which {wanted} does not divide")
+    return power
+
+
+def _bytes(bits: int, shape: tuple[int, int], scheme: LinearScheme | None) -> int:
+    out, width = shape
+    groups = 1
+    if scheme is not None and scheme.weight is not None and scheme.weight.group_size:
+        groups = width // scheme.weight.group_size
+    return out * width * bits // 8 + (4 * out * groups if bits < 16 else 0)

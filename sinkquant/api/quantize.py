@@ -1,0 +1,218 @@
+"""`quantize`: detect, plan, transform, quantize, export, prove."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sinkquant.api.block import quantize_block
+from sinkquant.api.detect import detect_loaded
+from sinkquant.api.export import export
+from sinkquant.api.load import load
+from sinkquant.api.plan import Plan, make_plan
+from sinkquant.api.stages import Stages, peak_memory
+from sinkquant.api.transform import check_batch, padded_logits, transform
+from sinkquant.calibration.bos import bos_policy
+from sinkquant.calibration.data import TokenBatches, load_calibration
+from sinkquant.calibration.walk import Walk
+from sinkquant.checkpoint.folder import check_space, check_target, new_folder
+from sinkquant.errors import SinkquantError
+from sinkquant.evaluation.score import evaluate_one
+from sinkquant.models.finite import check_finite
+from sinkquant.models.fingerprint import fingerprint
+from sinkquant.models.load import load_model, load_tokenizer
+from sinkquant.models.roles import Roles
+from sinkquant.models.source import resolve
+from sinkquant.models.trace import trace_roles
+from sinkquant.quantization.scheme import LinearScheme, WeightScheme
+from sinkquant.quantization.weights import round_to_nearest
+from sinkquant.recipes import Recipe, load_recipe
+from sinkquant.runtime.embedding import QuantizedEmbedding
+from sinkquant.runtime.linear import QuantizedLinear
+from sinkquant.runtime.modules import replace_module
+from sinkquant.sinks.report import SinkReport
+from sinkquant.transforms.norms import untie
+from sinkquant.transforms.prefix import refuse_prefix
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+HELD_OUT = 2  # sequences behind the calibration text that the proof is measured on
+DEFAULT_THRESHOLD = 64.0  # without a report: the ratio that PrefixQuant (arXiv 2410.05265) calls an outlier token
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `quantize` did. Perplexities are on held-out calibration text, baseline and result on the same tokens."""
+
+    path: Path | None
+    plan: Plan
+    report: SinkReport | None
+    figures: dict[str, Any]
+    seconds: dict[str, float]
+    peak_bytes: int
+
+
+def quantize(
+    model: str | Path,
+    *,
+    recipe: str | Path | Recipe = "w8a8-static",
+    output: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    calibration: str | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+    planned: Callable[[Plan], None] | None = None,
+) -> Result:
+    """Quantize `model` (folder, hub id, .gguf, package:NAME) after `recipe` and write the checkpoint to `output`.
+
+    `dry_run` stops after the plan. `planned` is called with the plan before work starts. Errors are SinkquantError.
+    """
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    if output is None and not dry_run:
+        raise SinkquantError("no output folder is named: pass output=… or -o FOLDER.")
+    target = Path(output) if output is not None else None
+    if target is not None and not dry_run:
+        check_target(target, overwrite=overwrite)
+    tell = progress or (lambda *_: None)
+    stages = Stages()
+
+    with stages("load"):
+        source = resolve(model)
+        tokenizer = load_tokenizer(source, trust_remote_code)
+        network = load_model(source, dtype=torch.float32, trust_remote_code=trust_remote_code)
+        network.requires_grad_(False)
+        check_finite(network)
+        roles = trace_roles(network)
+        bos = bos_policy(chosen.calibration.bos, tokenizer)
+        text, held_out = _texts(chosen, calibration, tokenizer, network)
+    report = None
+    with stages("detect"):
+        if chosen.sinks.prefix == "auto" or chosen.sinks.exclude:
+            report = detect_loaded(network, roles, tokenizer, text, held_out, bos=bos, label=source.label,
+                                   max_prefix=chosen.sinks.max_prefix, progress=lambda d, t: tell("detect", d, t))  # fmt: skip
+    prefix = _prefix(chosen, report)
+    plan = make_plan(chosen, prefix, roles, _shapes(network, roles), refuse_prefix(roles))
+    if planned is not None:
+        planned(plan)
+    if dry_run or target is None:
+        return Result(None, plan, report, {}, stages.seconds, peak_memory())
+    check_space(target, plan.bytes)
+
+    begins = tokenizer.bos_token_id if bos and tokenizer.bos_token_id not in plan.prefix else None
+    with stages("baseline"):
+        baseline = evaluate_one(network, with_bos(held_out, tokenizer.bos_token_id if bos else None), scored=_scored(bos))
+    with stages("transform"):
+        exactness = transform(network, roles, plan, text)
+    with stages("quantize"):
+        threshold = report.threshold if report is not None else DEFAULT_THRESHOLD
+        _quantize_blocks(network, roles, plan, with_bos(text, begins), threshold, lambda d, t: tell("quantize", d, t))
+        _quantize_ends(network, roles, plan)
+    gc.collect()
+    figures: dict[str, Any] = {"transform_error": exactness}
+    with new_folder(target, overwrite=overwrite) as folder:
+        with stages("export"):
+            facts = {
+                "recipe": chosen.model_dump(mode="json"), "recipe_digest": chosen.digest(), "model": source.label,
+                "model_fingerprint": fingerprint(source), "prefix": list(plan.prefix), "bos": bos,
+                "report": report.model_dump(mode="json") if report else None, "notes": list(plan.notes),
+            }  # fmt: skip
+            export(network, roles, plan, source, folder, facts, figures)
+        with stages("prove"):
+            rows, mask = check_batch(text, 0)
+            expected = padded_logits(network, rows, mask)
+            del network
+            gc.collect()
+            reloaded = load(folder, dtype=torch.float32)
+            if not torch.equal(padded_logits(reloaded, rows, mask), expected):
+                raise SinkquantError("the written checkpoint does not give the logits of the model in memory; report this.")
+            outcome = evaluate_one(reloaded, with_bos(held_out, begins), scored=_scored(begins is not None))
+            figures |= {
+                "baseline_perplexity": baseline.perplexity, "result_perplexity": outcome.perplexity,
+                "tokens": outcome.tokens, "text": "held-out part of the calibration text",
+            }  # fmt: skip
+            _add_figures(folder, figures, stages.seconds)
+    return Result(target, plan, report, figures, stages.seconds, peak_memory())
+
+
+def _add_figures(folder: Path, figures: dict[str, Any], seconds: dict[str, float]) -> None:
+    from sinkquant.checkpoint.manifest import read_manifest, write_manifest
+
+    manifest = read_manifest(folder)
+    manifest |= {"figures": figures, "seconds": dict(seconds), "peak_bytes": peak_memory()}
+    manifest.pop("files")
+    write_manifest(folder, {key: value for key, value in manifest.items() if key != "format"})
+
+
+def _texts(recipe: Recipe, source: str | None, tokenizer: Any, model: Any) -> tuple[Tensor, Tensor]:
+    """Calibration sequences, and as many tokens behind them as the proof needs; both without BOS."""
+    spec = recipe.calibration
+    got: TokenBatches = load_calibration(
+        source or spec.source, tokenizer, sequences=spec.sequences + HELD_OUT, length=spec.length, seed=spec.seed,
+        bos=False, model=model,
+    )  # fmt: skip
+    spare = min(HELD_OUT, max(1, len(got.ids) - 1))
+    return (got.ids[:-spare], got.ids[-spare:]) if len(got.ids) > 1 else (got.ids, got.ids)
+
+
+def with_bos(ids: Tensor, bos: int | None) -> Tensor:
+    """`ids` (N, T), or (N, T + 1) with BOS in front."""
+    return ids if bos is None else torch.cat([torch.full((len(ids), 1), bos), ids], dim=1)
+
+
+def _scored(bos: bool) -> slice:
+    """The same text tokens with and without BOS: the first text token is never scored."""
+    return slice(2, None) if bos else slice(1, None)
+
+
+def _prefix(recipe: Recipe, report: SinkReport | None) -> tuple[int, ...]:
+    if recipe.sinks.prefix == "none":
+        return ()
+    if recipe.sinks.prefix == "auto":
+        assert report is not None
+        return report.prefix.ids
+    return tuple(recipe.sinks.prefix)
+
+
+def _shapes(model: nn.Module, roles: Roles) -> dict[str, tuple[int, int]]:
+    names = [name for block in roles.blocks for name in block.linears] + [roles.embedding]
+    names += [roles.head] if roles.head is not None else []
+    return {name: tuple(model.get_submodule(name).weight.shape) for name in names}  # type: ignore[misc, union-attr, operator]
+
+
+def _quantize_blocks(
+    model: Any, roles: Roles, plan: Plan, ids: Tensor, threshold: float, progress: Callable[[int, int], None]
+) -> None:
+    if all(s.weight is None and s.activation is None for s in plan.linears.values()):
+        from sinkquant.runtime.kv import install
+
+        for block in roles.blocks:  # only the cache changes: nothing needs calibration
+            if block.attention is not None:
+                module = model.get_submodule(block.attention.module)
+                install(module, plan.kv, getattr(module, "sink_key", None), getattr(module, "sink_value", None))
+        return
+    Walk(model, roles, ids).run(lambda run: quantize_block(model, run, plan, threshold), progress)
+
+
+def _quantize_ends(model: Any, roles: Roles, plan: Plan) -> None:
+    """Embedding and head to 8 bits, where the recipe says so."""
+    settings = plan.recipe.weights
+    if settings.head_bits == 16 and settings.embedding_bits == 16:
+        return
+    if model.config.tie_word_embeddings:
+        untie(model, roles)
+    if settings.head_bits < 16 and roles.head is not None:
+        head = model.get_submodule(roles.head)
+        scheme = LinearScheme(WeightScheme(settings.head_bits))
+        assert scheme.weight is not None
+        codes = round_to_nearest(head.weight, scheme.weight, search=True)
+        replace_module(model, roles.head, QuantizedLinear.from_linear(head, scheme, codes))
+    if settings.embedding_bits < 16:
+        made, _ = QuantizedEmbedding.from_embedding(model.get_submodule(roles.embedding))
+        replace_module(model, roles.embedding, made)

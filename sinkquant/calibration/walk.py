@@ -1,0 +1,147 @@
+"""The only loop over blocks: one block and its inputs at a time.
+
+The model's own forward prepares masks, positions and embeddings; while its blocks are replaced by recorders it costs
+almost nothing and tells how each block is called. The walk then runs block after block on stored inputs, so that the
+peak memory is one block and its activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sinkquant.models.attention import own_attention
+from sinkquant.models.roles import Block, Roles
+from sinkquant.models.trace import first_tensor
+
+TOKENS_PER_BATCH = 2048  # large enough for full matrix products, small enough for the feed-forward's activations
+
+
+class _Recorder(nn.Module):
+    """Stands in for a block: passes its input on and keeps the other arguments."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["block"] = block  # not registered: the block must not be seen as a part of the recorder
+        self.calls: list[dict[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["block"], name)
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if args:
+            raise TypeError("blocks are expected to take everything but the hidden states by name")
+        self.calls.append(kwargs)
+        return hidden_states
+
+
+@contextmanager
+def _recorders(model: nn.Module, roles: Roles) -> Iterator[list[_Recorder]]:
+    blocks = model.get_submodule(roles.list_name)
+    assert isinstance(blocks, nn.ModuleList)
+    originals = list(blocks)
+    recorders = [_Recorder(block) for block in originals]
+    try:
+        for index, recorder in enumerate(recorders):
+            blocks[index] = recorder
+        yield recorders
+    finally:
+        for index, block in enumerate(originals):
+            blocks[index] = block
+
+
+@dataclass
+class BlockRun:
+    """One block during a walk: its module, its roles, and how it is called for every batch."""
+
+    index: int
+    roles: Block
+    module: nn.Module
+    arguments: list[dict[str, Any]]
+    inputs: list[Tensor]  # one (B, T, D) a batch
+    masks: list[Tensor]  # one (B, T) bool a batch, True = real token
+
+    def forward(self, batch: int, inputs: list[Tensor] | None = None) -> Tensor:
+        """The block's output (B, T, D) for one batch; other inputs than the stored ones may be given."""
+        hidden = (self.inputs if inputs is None else inputs)[batch]
+        with torch.no_grad():
+            output = first_tensor(self.module(hidden, **self.arguments[batch]))
+        assert output is not None
+        return output
+
+    def batches(self) -> range:
+        """Indices of the batches."""
+        return range(len(self.inputs))
+
+
+Visitor = Callable[[BlockRun], list[Tensor]]
+Progress = Callable[[int, int], None]
+
+
+class Walk:
+    """Token batches on their way through a model, block by block."""
+
+    def __init__(self, model: nn.Module, roles: Roles, ids: Tensor, mask: Tensor | None = None) -> None:
+        """`ids` (N, T) int64; `mask` (N, T) bool, True = real token (None: no padding)."""
+        self.model, self.roles = model, roles
+        rows = max(1, TOKENS_PER_BATCH // ids.shape[1])
+        self.ids = list(ids.split(rows))
+        padded = mask is not None and not bool(mask.all())
+        self.masks = [torch.ones_like(i, dtype=torch.bool) for i in self.ids] if mask is None else list(mask.split(rows))
+        self.inputs: list[Tensor] = []
+        with _recorders(model, roles) as recorders, own_attention(model), torch.no_grad():
+            body = model.get_decoder() if hasattr(model, "get_decoder") else model  # the head is not needed
+            for batch, real in zip(self.ids, self.masks, strict=True):
+                arguments = {"attention_mask": real.long()} if padded else {}
+                hook = recorders[0].register_forward_pre_hook(lambda _, args: self.inputs.append(args[0]))
+                try:
+                    body(input_ids=batch, use_cache=False, **arguments)
+                finally:
+                    hook.remove()
+        self._arguments = [recorder.calls for recorder in recorders]
+
+    def run(self, visit: Visitor, progress: Progress | None = None, start: int = 0) -> list[Tensor]:
+        """Hand every block from `start` on to `visit`, whose result is the next block's input. Returns the last."""
+        with own_attention(self.model):
+            for index in range(start, len(self.roles.blocks)):
+                roles = self.roles.blocks[index]
+                module = self.model.get_submodule(roles.name)
+                self.inputs = visit(BlockRun(index, roles, module, self._arguments[index], self.inputs, self.masks))
+                if progress is not None:
+                    progress(index + 1, len(self.roles.blocks))
+        return self.inputs
+
+
+def run_block(run: BlockRun) -> list[Tensor]:
+    """The plain visitor: run the block on all batches."""
+    return [run.forward(batch) for batch in run.batches()]
+
+
+class StopForward(Exception):
+    """Raised by a capturing hook once it has what it wants, so that the rest of a block is not computed."""
+
+
+def capture_inputs(run: BlockRun, linear: str, keep: Callable[[Tensor, Tensor], None]) -> None:
+    """Run the block up to `linear` for every batch and hand its input rows (tokens, width) and their mask over."""
+    module = run.module.get_submodule(linear.removeprefix(run.roles.name + "."))
+    for batch in run.batches():
+
+        def hook(_: nn.Module, args: tuple[Tensor, ...], batch: int = batch) -> None:
+            keep(args[0].reshape(-1, args[0].shape[-1]), run.masks[batch].reshape(-1))
+            raise StopForward
+
+        handle = module.register_forward_pre_hook(hook)
+        try:
+            run.forward(batch)
+        except StopForward:
+            pass
+        finally:
+            handle.remove()

@@ -1,0 +1,46 @@
+"""Write a model's tensors, configuration and side files into a folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sinkquant.models.load import load_tokenizer
+from sinkquant.models.source import Source, local_folder
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")
+WRITTEN = {"config.json", "model.safetensors.index.json", "sinkquant.json", "README.md", ".gitattributes"}
+
+
+def round_floats(model: nn.Module, dtype: torch.dtype) -> None:
+    """Round every float parameter through the stored dtype, so that memory and disk hold the same numbers."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype).to(parameter.dtype)
+
+
+def save_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard_size: str) -> None:
+    """Sharded safetensors and config.json. Parameters are stored in `dtype`, scales and prefix as they are."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    state: dict[str, Tensor] = {
+        name: tensor.to(dtype) if name in parameters and tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    model.config.dtype = dtype
+    model.save_pretrained(folder, state_dict=state, max_shard_size=shard_size)
+
+
+def copy_side_files(source: Source, folder: Path) -> None:
+    """Tokenizer, chat template, generation settings: byte for byte. A GGUF's tokenizer is written out as files."""
+    if source.gguf_file is not None:
+        load_tokenizer(source).save_pretrained(folder)
+        return
+    for path in sorted(local_folder(source).iterdir()):
+        if path.is_file() and path.suffix not in WEIGHTS and path.name not in WRITTEN:
+            if path.name.endswith(".index.json"):
+                continue
+            shutil.copyfile(path, folder / path.name)

@@ -1,0 +1,93 @@
+"""Plan and result of `quantize` as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from sinkquant.report.table import Sheet, key_values, rows
+
+if TYPE_CHECKING:  # these import torch
+    from sinkquant.api.plan import Plan
+    from sinkquant.api.quantize import Result
+    from sinkquant.quantization.scheme import LinearScheme
+    from sinkquant.transforms.apply import Rotations
+
+
+def plan_sheet(plan: Plan) -> Sheet:
+    """What will be done: bits by kind of module, prefix, rotations, size and what is left out."""
+    return rows("Plan", ("", ""), _plan_rows(plan))
+
+
+def _plan_rows(plan: Plan) -> Iterator[tuple[str, Any]]:
+    yield "recipe", f"{plan.recipe.name} ({plan.recipe.target})"
+    for what, kinds in _linears_by_treatment(plan).items():
+        yield ", ".join(kinds), what
+    for name, bits in plan.bits.items():
+        if name not in plan.linears:  # the embedding and the head
+            yield _kind(name), f"weights {_bits(bits)}"
+    recent = f", the latest {plan.kv.recent} tokens in full precision" if plan.kv.recent else ""
+    yield "KV cache", _bits(plan.kv.bits) + recent
+    yield "prefix", f"tokens {', '.join(map(str, plan.prefix))}" if plan.prefix else "none"
+    yield "rotations", ", ".join(_rotations(plan.rotations)) or "none"
+    yield "checkpoint", size(plan.bytes)
+    for note in plan.notes:
+        yield "note", note
+
+
+def _linears_by_treatment(plan: Plan) -> dict[str, list[str]]:
+    """What is done to linears, with the kinds of linears that it is done to, in the order of the model."""
+    kinds: dict[str, list[str]] = {}
+    for name, scheme in plan.linears.items():
+        listed = kinds.setdefault(_treatment(scheme), [])
+        if _kind(name) not in listed:
+            listed.append(_kind(name))
+    return kinds
+
+
+def _treatment(scheme: LinearScheme) -> str:
+    weight, inputs = scheme.weight, scheme.activation
+    text = f"weights {_bits(weight.bits if weight else 16)}"
+    if weight and weight.group_size:
+        text += f" in groups of {weight.group_size}"
+    if inputs:
+        text += f", inputs {_bits(inputs.bits)} {inputs.mode}"
+    return text + (", inputs rotated" if scheme.rotate else "")
+
+
+def _rotations(rotations: Rotations) -> Iterator[str]:
+    if rotations.fold_norms:
+        yield "norms folded"
+    if rotations.stream:
+        yield "R1 (stream)"
+    if rotations.values:
+        yield f"R2 (values, {len(rotations.values)} blocks)"
+    if rotations.keys:
+        yield "R3 (keys, online)"
+    if rotations.down:
+        yield "R4 (down projection, online)"
+
+
+def _kind(name: str) -> str:
+    """`model.layers.3.self_attn.q_proj` → `q_proj`."""
+    return name.rpartition(".")[2]
+
+
+def _bits(bits: int) -> str:
+    return "16 bits (unchanged)" if bits == 16 else f"{bits} bits"
+
+
+def result_sheets(result: Result) -> list[Sheet]:
+    """Where the time went, the peak memory and the measured figures."""
+    total = sum(result.seconds.values())
+    stages: list[tuple[Any, ...]] = [
+        (stage, f"{seconds:.1f} s", f"{seconds / total:.0%}") for stage, seconds in result.seconds.items()
+    ]
+    stages += [("total", f"{total:.1f} s", "100%"), ("peak memory", size(result.peak_bytes), None)]
+    sheets = [rows("Cost", ("stage", "time", "share"), stages)]
+    return [*sheets, key_values("Figures", result.figures)] if result.figures else sheets
+
+
+def size(count: int) -> str:
+    """Bytes for people: MB of a million."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,52 @@
+"""The `sinkquant` command: its sub-commands, and the handler of their errors.
+
+Nothing here may import torch or transformers: `sinkquant --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from sinkquant import __version__
+from sinkquant.cli.detect import detect
+from sinkquant.cli.evaluate import evaluate
+from sinkquant.cli.failures import one_sentence
+from sinkquant.cli.quantize import quantize
+from sinkquant.cli.recipes import recipes
+
+
+class Commands(TyperGroup):
+    """The group of all commands; errors of any of them are handled here, before typer shows a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        with one_sentence():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+for command in (detect, quantize, evaluate, recipes):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def sinkquant(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Post-training quantization that takes sink outliers out of the way."""
+
+
+def run() -> None:
+    """Entry point of the installed command."""
+    app()

@@ -1,0 +1,145 @@
+"""One attention function for every model, with stages that see or change queries, keys and values before the kernel.
+
+transformers calls a registered attention function with queries and keys after rotary embedding and after the cache
+update, which is the one place where a prefix, an online rotation and a quantized cache look the same for all models.
+A *stage* is a callable put on an attention module: `stage(module, call) -> call`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention, softmax
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+NAME = "sinkquant"
+STAGES = "attention_stages"  # attribute of an attention module: tuple of stages, applied in order
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What a stage receives. `mask` is None for plain causal attention, else boolean (True = visible) or additive."""
+
+    query: Tensor  # (B, H, T, d)
+    key: Tensor  # (B, Hkv, S, d), rotary embedding applied, past keys included
+    value: Tensor  # (B, Hkv, S, dv)
+    mask: Tensor | None  # (B, 1 or H, T, S)
+
+    def explicit(self) -> AttentionCall:
+        """The same call with a mask in place of the implied causal one, so that columns can be added to it."""
+        if self.mask is not None:
+            return self
+        length = self.query.shape[2]
+        if length == 1:
+            visible = torch.ones(1, 1, 1, self.key.shape[2], dtype=torch.bool, device=self.key.device)
+            return replace(self, mask=visible)
+        # A pre-allocated cache is longer than the text it holds; without a mask only the text's part is meant.
+        causal = torch.ones(length, length, dtype=torch.bool, device=self.key.device).tril()
+        return AttentionCall(self.query, self.key[:, :, :length], self.value[:, :, :length], causal[None, None])
+
+
+Stage = Callable[[nn.Module, AttentionCall], AttentionCall]
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """The function registered with transformers. Returns ((B, T, H, dv), weights or None)."""
+    call = AttentionCall(query, key, value, attention_mask)
+    for stage in getattr(module, STAGES, ()):
+        call = stage(module, call)
+    softcap, sink_logits = kwargs.get("softcap"), kwargs.get("s_aux")
+    if softcap is None and sink_logits is None and not kwargs.get("output_attentions"):
+        return _fused(module, call, scaling, dropout, kwargs.get("is_causal")), None
+    return _explicit(call, scaling, softcap, sink_logits)
+
+
+def _fused(
+    module: nn.Module, call: AttentionCall, scaling: float | None, dropout: float, is_causal: bool | None
+) -> Tensor:
+    causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+    if call.mask is None and call.query.shape[2] > 1 and causal and call.key.shape[2] != call.query.shape[2]:
+        call = call.explicit()
+    output = scaled_dot_product_attention(
+        call.query,
+        call.key,
+        call.value,
+        attn_mask=call.mask,
+        dropout_p=dropout,
+        scale=scaling,
+        is_causal=bool(causal) and call.mask is None and call.query.shape[2] > 1,
+        enable_gqa=call.query.shape[1] != call.key.shape[1],
+    )  # (B, H, T, dv)
+    return output.transpose(1, 2).contiguous()
+
+
+def attention_weights(
+    call: AttentionCall, scaling: float | None, softcap: float | None = None, sink_logits: Tensor | None = None
+) -> Tensor:
+    """Softmax weights (B, H, T, S) in float32; with `sink_logits` (H,) the rows sum to less than one."""
+    call = call.explicit()
+    repeats = call.query.shape[1] // call.key.shape[1]
+    key = call.key.repeat_interleave(repeats, dim=1).float()
+    scale = scaling if scaling is not None else call.query.shape[-1] ** -0.5
+    logits = call.query.float() @ key.transpose(2, 3) * scale  # (B, H, T, S)
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    mask = call.mask
+    assert mask is not None
+    logits = logits.masked_fill(~mask, torch.finfo(torch.float32).min) if mask.dtype == torch.bool else logits + mask
+    if sink_logits is None:
+        return softmax(logits, dim=-1)
+    extra = sink_logits.float().reshape(1, -1, 1, 1).expand(*logits.shape[:3], 1)
+    return softmax(torch.cat([logits, extra], dim=-1), dim=-1)[..., :-1]
+
+
+def _explicit(
+    call: AttentionCall, scaling: float | None, softcap: float | None, sink_logits: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    weights = attention_weights(call, scaling, softcap, sink_logits).to(call.value.dtype)
+    value = call.explicit().value.repeat_interleave(call.query.shape[1] // call.key.shape[1], dim=1)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def register() -> None:
+    """Make the function known to transformers under its own name; nothing that exists is replaced."""
+    AttentionInterface.register(NAME, attention_forward)
+    AttentionMaskInterface.register(NAME, sdpa_mask)  # without it causal models would run unmasked, in silence
+
+
+@contextmanager
+def stages(modules: list[nn.Module], stage: Stage) -> Iterator[None]:
+    """Put `stage` behind the stages that the modules have, for the time of the context."""
+    before = [getattr(module, STAGES, ()) for module in modules]
+    try:
+        for module, present in zip(modules, before, strict=True):
+            setattr(module, STAGES, (*present, stage))
+        yield
+    finally:
+        for module, present in zip(modules, before, strict=True):
+            setattr(module, STAGES, present)
+
+
+@contextmanager
+def own_attention(model: nn.Module) -> Iterator[None]:
+    """Run `model` through this attention function for the time of the context."""
+    register()
+    before = model.config._attn_implementation  # type: ignore[union-attr]
+    model.set_attn_implementation(NAME)  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)  # type: ignore[operator]

@@ -1,0 +1,116 @@
+"""What every other folder knows about a model: which module does what, found by tracing, never by name.
+
+All names are module paths relative to the model, as in `model.get_submodule(name)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class NormKind(StrEnum):
+    """How a norm applies its weight; `RMS_OFFSET` multiplies by 1 + weight (Gemma)."""
+
+    RMS = "rms"
+    RMS_OFFSET = "rms_offset"
+    LAYER = "layer"
+
+
+class SiteKind(StrEnum):
+    """Where a group of linears takes its input from."""
+
+    ATTENTION_INPUT = "attention_input"
+    ATTENTION_OUTPUT = "attention_output"
+    MLP_INPUT = "mlp_input"
+    DOWN_INPUT = "down_input"
+    OTHER = "other"
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm and its style."""
+
+    name: str
+    kind: NormKind
+
+
+@dataclass(frozen=True)
+class Site:
+    """Linears that share one input tensor, hence one activation range and one Hessian; in order of execution."""
+
+    kind: SiteKind
+    linears: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """A short name for tables: the kind and the first linear."""
+        return f"{self.kind.value}({self.linears[0]})"
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A linear that writes to the stream; `norm` is the sandwich norm between it and the stream, if any."""
+
+    linear: str
+    norm: Norm | None = None
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The attention of one block. `query`, `key`, `value`, `output` are linears; None where the trace found none."""
+
+    module: str
+    heads: int
+    kv_heads: int
+    head_dim: int
+    query: str | None
+    key: str | None
+    value: str | None
+    output: str | None
+    query_norm: str | None = None
+    key_norm: str | None = None
+    window: int | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a stack."""
+
+    name: str
+    attention: Attention | None
+    reads: tuple[tuple[Norm, tuple[str, ...]], ...]  # norm on the stream -> linears that read through it
+    writers: tuple[Writer, ...]
+    sites: tuple[Site, ...]
+    down: str | None
+    unexplained: tuple[str, ...] = ()
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """All linears of the block that a site covers, in order of execution."""
+        return tuple(name for site in self.sites for name in site.linears)
+
+    @property
+    def sandwiched(self) -> bool:
+        """True if a norm stands between a writer and the stream."""
+        return any(writer.norm is not None for writer in self.writers)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """A text decoder: embedding, blocks, final norm, head."""
+
+    list_name: str
+    width: int
+    blocks: tuple[Block, ...]
+    embedding: str
+    final_norm: Norm | None
+    head: str | None
+    tied: bool
+    rope: str  # "default", "llama3", "dynamic", ..., "none"
+    unexplained: tuple[str, ...] = field(default=())
+
+    @property
+    def sandwiched(self) -> bool:
+        """True if any block has sandwich norms: the stream then cannot be rotated by fusing."""
+        return any(block.sandwiched for block in self.blocks)

@@ -1,0 +1,41 @@
+"""Activation ranges: static ones by search, dynamic ones a token. Rows of sink tokens never enter."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sinkquant.quantization.grid import Grid, fake_quantize, scale_and_zero
+from sinkquant.quantization.scheme import ActivationScheme
+
+STEPS = 48  # candidates of the clip search
+SMALLEST = 0.08  # smallest share of the range that is tried
+
+
+def token_ranges(x: Tensor, scheme: ActivationScheme) -> tuple[Tensor, Tensor | None]:
+    """Scale and zero point (…, 1) of every token of `x` (…, width)."""
+    if scheme.symmetric:
+        high = x.abs().amax(-1, keepdim=True) * scheme.clip
+        return scale_and_zero(-high, high, scheme.grid)[0], None
+    low, high = x.aminmax(dim=-1, keepdim=True)
+    return scale_and_zero(low * scheme.clip, high * scheme.clip, scheme.grid)
+
+
+def static_range(rows: Tensor, grid: Grid, *, search: bool, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Scale and zero point (1,) for all of `rows` (tokens, width).
+
+    With `search`, the share of the full range with the smallest squared error; the error is that of the layer's output
+    if `weight` (out, width) is given (its Gram matrix weighs the error), else that of the input itself.
+    """
+    low, high = rows.amin().float().reshape(1), rows.amax().float().reshape(1)
+    if not search:
+        return scale_and_zero(low, high, grid)
+    gram = None if weight is None else (weight.float().T @ weight.float())
+    best, kept = None, (low, high)
+    for share in torch.linspace(1.0, SMALLEST, STEPS).tolist():
+        scale, zero = scale_and_zero(low * share, high * share, grid)
+        error = fake_quantize(rows, scale, zero, grid).sub_(rows)
+        loss = float(error.pow(2).sum() if gram is None else ((error @ gram) * error).sum())
+        if best is None or loss < best:
+            best, kept = loss, (low * share, high * share)
+    return scale_and_zero(*kept, grid)

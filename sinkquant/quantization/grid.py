@@ -1,0 +1,64 @@
+"""Integer grids: the one definition of rounding that calibration, export and runtime share.
+
+x ≈ (q − z)·s with q an integer of `bits` bits, −2^(bits−1) … 2^(bits−1)−1, rounded half to even. Scales follow
+compressed-tensors, so that a portable checkpoint computes the same numbers in stock loaders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A uniform integer grid. `limit` narrows the codes to ±limit (kernels that overflow on full-range weights)."""
+
+    bits: int
+    symmetric: bool = True
+    limit: int | None = None
+
+    @property
+    def low(self) -> int:
+        """Smallest code."""
+        return -(2 ** (self.bits - 1)) if self.limit is None else -self.limit
+
+    @property
+    def high(self) -> int:
+        """Largest code."""
+        return 2 ** (self.bits - 1) - 1 if self.limit is None else self.limit
+
+
+def scale_and_zero(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Scale and integer zero point (both float tensors of the shape of `low`) of the grid that spans [low, high] ∪ {0}.
+
+    Symmetric: s = 2·max|x| / (codes), z = 0. Asymmetric: s = (high − low) / (codes), z = round(q_low − low/s).
+    """
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    tiny = torch.finfo(low.dtype).tiny
+    if grid.symmetric:
+        scale = (torch.maximum(-low, high) * 2 / (grid.high - grid.low)).clamp_min(tiny)
+        return scale, torch.zeros_like(scale)
+    scale = ((high - low) / (grid.high - grid.low)).clamp_min(tiny)
+    return scale, torch.round(grid.low - low / scale).clamp(grid.low, grid.high)
+
+
+def quantize(x: Tensor, scale: Tensor, zero: Tensor | None, grid: Grid) -> Tensor:
+    """Codes q of `x`, as floats; `scale` and `zero` broadcast against `x`."""
+    q = x / scale
+    if zero is not None:
+        q = q + zero
+    return q.round_().clamp_(grid.low, grid.high)
+
+
+def dequantize(q: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
+    """Values (q − z)·s in the dtype of `scale`."""
+    q = q.to(scale.dtype)
+    return (q if zero is None else q - zero) * scale
+
+
+def fake_quantize(x: Tensor, scale: Tensor, zero: Tensor | None, grid: Grid) -> Tensor:
+    """`x` rounded to the grid, in the dtype of `x`."""
+    return dequantize(quantize(x, scale, zero, grid), scale, zero).to(x.dtype)

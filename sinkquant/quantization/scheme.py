@@ -1,0 +1,78 @@
+"""What is quantized how: frozen records that the recipe is turned into and the checkpoint stores."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from sinkquant.quantization.grid import Grid
+
+
+@dataclass(frozen=True)
+class WeightScheme:
+    """Weights of one linear: one scale a channel, or one a group of `group_size` inputs."""
+
+    bits: int
+    symmetric: bool = True
+    group_size: int | None = None
+    limit: int | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the codes."""
+        return Grid(self.bits, self.symmetric, self.limit)
+
+    @property
+    def packed(self) -> bool:
+        """True if the codes are packed into int32 words, False if they are stored as int8."""
+        return self.bits < 8
+
+
+@dataclass(frozen=True)
+class ActivationScheme:
+    """Inputs of one linear: one stored scale (`static`) or one a token (`dynamic`)."""
+
+    bits: int
+    mode: Literal["static", "dynamic"]
+    symmetric: bool = True
+    clip: float = 1.0  # dynamic only: share of a token's range that the grid spans
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the codes."""
+        return Grid(self.bits, self.symmetric)
+
+
+@dataclass(frozen=True)
+class LinearScheme:
+    """Everything that changes in one linear. `rotate`: its input is rotated by a Hadamard matrix at run time (R4)."""
+
+    weight: WeightScheme | None
+    activation: ActivationScheme | None = None
+    rotate: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> LinearScheme:
+        """The inverse of `to_dict`."""
+        return cls(
+            WeightScheme(**data["weight"]) if data["weight"] else None,
+            ActivationScheme(**data["activation"]) if data["activation"] else None,
+            data["rotate"],
+        )
+
+
+@dataclass(frozen=True)
+class KVScheme:
+    """Keys and values of one attention. `rotate`: queries and keys are rotated after rotary embedding (R3).
+
+    `recent`: that many newest tokens of each query stay in full precision.
+    """
+
+    bits: int = 16
+    recent: int = 0
+    rotate: bool = False
+    clip: float = 1.0

@@ -1,0 +1,84 @@
+"""From a name or a file to a recipe: imports merged in order, overrides on top, then checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..errors import UsageError, unknown
+from .messages import explain, show
+from .override import parse_override
+from .schema import Recipe
+from .shipped import shipped_files, shipped_recipes
+from .yaml_file import dump_recipe, read_mapping
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The shipped recipe of that name, or the one in that YAML file, with `overrides` such as `weights.bits=4`.
+
+    A file without a `name` is named after itself. Raises UsageError with one sentence for whatever is wrong.
+    """
+    path = _locate(name_or_path, Path(), shipped_recipes(), "recipe")
+    data = {"name": path.stem} | _resolve(path)
+    for text in overrides:
+        data = _merge(data, parse_override(text))
+    return parse_recipe(data)
+
+
+def list_recipes() -> tuple[Recipe, ...]:
+    """The shipped recipes, sorted by name."""
+    return tuple(load_recipe(name) for name in shipped_recipes())
+
+
+def resolve_text(name: str | Path) -> str:
+    """The recipe in full as YAML: imports resolved, every default spelt out."""
+    return dump_recipe(load_recipe(name))
+
+
+def parse_recipe(data: object) -> Recipe:
+    """The recipe in a plain mapping; raises UsageError where pydantic would raise ValidationError."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise explain(error, Recipe) from None
+
+
+def _resolve(path: Path, trail: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The content of `path` over that of its imports; `trail` is the chain of files that led here."""
+    path = path.resolve()
+    if path in trail:
+        cycle = " -> ".join(step.name for step in (*trail[trail.index(path) :], path))
+        raise UsageError(f"recipes import each other in a circle, {cycle}: remove one of these imports.")
+    own = read_mapping(path)
+    imports = own.pop("imports", [])
+    if not isinstance(imports, list) or not all(isinstance(entry, str) for entry in imports):
+        raise UsageError(f"imports in {path} is {show(imports)} but must be a list of recipe names and paths.")
+    merged: dict[str, Any] = {}
+    for entry in imports:
+        imported = _locate(entry, path.parent, shipped_files(), f"import in {path.name}")
+        merged = _merge(merged, _resolve(imported, (*trail, path)))
+    merged.pop("name", None)  # a recipe that builds on another is not that other
+    return _merge(merged, own)
+
+
+def _locate(reference: str | Path, folder: Path, names: Mapping[str, Path], kind: str) -> Path:
+    """The file that `reference` means: a path from `folder` if it looks like one, else one of `names`."""
+    as_path = Path(os.path.expanduser(reference))
+    if isinstance(reference, Path) or as_path.suffix in (".yaml", ".yml") or len(as_path.parts) > 1:
+        return folder / as_path
+    if reference not in names:
+        raise unknown(kind, reference, names)
+    return names[reference]
+
+
+def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """`top` over `base`: mappings are merged key by key, everything else is replaced."""
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged

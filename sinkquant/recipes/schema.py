@@ -1,0 +1,141 @@
+"""The recipe as frozen data: one model a section, every key with its allowed values and its meaning.
+
+What a section does not mention stays as it is in the model: the default of every bit width is 16, not quantized.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .validate import check
+
+Count = Annotated[int, Field(ge=1)]
+TokenIds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1, max_length=16)]
+
+
+class Section(BaseModel):
+    """Strict, so that `true` is no 1; unknown keys are errors; frozen, so that a plan can trust its recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Sinks(Section):
+    """What happens to sink tokens."""
+
+    prefix: Literal["auto", "none"] | TokenIds = Field(
+        default="auto",
+        description="Tokens whose keys and values become constants of the attention: found by detection, none, or ids.",
+    )
+    max_prefix: int = Field(default=4, ge=1, le=16, description="Most tokens that prefix=auto may choose.")
+    exclude: bool = Field(default=True, description="Leave sink tokens out of ranges, clip searches and Hessians.")
+
+
+class Transforms(Section):
+    """Changes that leave the model's function as it is and make it easier to quantize."""
+
+    fold_norms: bool = Field(description="Move the scales of the norms into the linears that read them.")
+    r1: bool = Field(description="Rotate the residual stream; fused into the weights.")
+    r2: bool = Field(description="Rotate value and output projection head by head; fused into the weights.")
+    r3: bool = Field(description="Rotate queries and keys after the position embedding; computed online.")
+    r4: bool = Field(description="Rotate the input of the down projection; computed online.")
+    seed: int = Field(default=0, ge=0, description="Seed of the random signs of the rotations.")
+
+
+class Weights(Section):
+    """How the weights are stored."""
+
+    bits: Literal[2, 3, 4, 8, 16] = Field(default=16, description="Bits a weight of the blocks; 16 leaves it alone.")
+    group_size: Count | None = Field(
+        default=None, description="Input columns that share a scale; null for one scale an output channel."
+    )
+    symmetric: bool = Field(default=True, description="No zero point.")
+    method: Literal["rtn", "gptq"] = Field(default="rtn", description="How a weight is rounded: nearest, or GPTQ.")
+    clip: Literal["none", "mse"] = Field(default="mse", description="How the range is chosen: largest, or least error.")
+    damping: float = Field(
+        default=0.01, gt=0, le=1, strict=False, description="GPTQ: share of the Hessian's mean diagonal added to it."
+    )
+    act_order: bool = Field(default=True, description="GPTQ: round the columns with the largest inputs first.")
+    head_bits: Literal[8, 16] = Field(default=16, description="Bits a weight of the output head.")
+    embedding_bits: Literal[8, 16] = Field(default=16, description="Bits a weight of the token embedding.")
+    limit: Annotated[int, Field(ge=1, le=127)] | None = Field(
+        default=None, description="Largest magnitude of an 8-bit code: 63 keeps CPUs without VNNI from saturating."
+    )
+
+
+class Activations(Section):
+    """How the inputs of the linears are quantized."""
+
+    bits: Literal[4, 6, 8, 16] = Field(default=16, description="Bits an activation; 16 leaves it alone.")
+    mode: Literal["static", "dynamic"] = Field(
+        default="dynamic", description="One calibrated scale a tensor, or one scale a token found at run time."
+    )
+    symmetric: bool = Field(default=True, description="No zero point.")
+    clip: Literal["none", "mse"] = Field(default="mse", description="How a static range is chosen.")
+
+
+class KVCache(Section):
+    """How keys and values are kept."""
+
+    bits: Literal[2, 4, 8, 16] = Field(default=16, description="Bits a cached number; 16 leaves it alone.")
+    recent: int = Field(default=0, ge=0, description="Latest tokens whose keys and values stay in full precision.")
+
+
+class CalibrationSpec(Section):
+    """The text that the model is measured on."""
+
+    source: str = Field(
+        default="python-docs",
+        min_length=1,
+        description="python-docs, self (the model writes it), a text, jsonl or parquet file, or datasets:NAME.",
+    )
+    sequences: int = Field(default=16, ge=1, description="Number of sequences.")
+    length: int = Field(default=1024, ge=1, description="Tokens a sequence.")
+    seed: int = Field(default=0, ge=0, description="Seed of the choice of sequences.")
+    bos: Literal["auto", "always", "never"] = Field(
+        default="auto", description="Begin sequences with the BOS token: as the tokenizer does, always or never."
+    )
+
+
+class Export(Section):
+    """How the checkpoint is written."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Type of what is not quantized; auto keeps the model's."
+    )
+    shard_size: str = Field(
+        default="5GB", pattern="^[1-9][0-9]*[KMG]B$", examples=["5GB"], description="Largest file of the checkpoint."
+    )
+
+
+class Recipe(Section):
+    """Everything that decides a checkpoint, apart from the model. Raises UsageError where sections contradict."""
+
+    name: str = Field(min_length=1, description="Name of the recipe.")
+    description: str = Field(min_length=1, description="One line on what the recipe is for.")
+    target: Literal["portable", "sink-aware"] = Field(
+        description="portable loads in stock transformers, vLLM and SGLang; sink-aware needs sinkquant and can do more."
+    )
+    effort: Literal["fast", "default", "best"] = Field(
+        default="default", description="How much time searches may take for a better result."
+    )
+    sinks: Sinks = Field(default=Sinks(), description="Sink tokens.")
+    transforms: Transforms = Field(description="Exact changes before quantization.")
+    weights: Weights = Field(default=Weights(), description="Weights.")
+    activations: Activations = Field(default=Activations(), description="Inputs of the linears.")
+    kv_cache: KVCache = Field(default=KVCache(), description="Keys and values.")
+    calibration: CalibrationSpec = Field(default=CalibrationSpec(), description="Calibration text.")
+    export: Export = Field(default=Export(), description="Files.")
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Recipe:
+        check(self)
+        return self
+
+    def digest(self) -> str:
+        """sha256 (hexadecimal) of the recipe as JSON with sorted keys and no spaces."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,146 @@
+"""Two pictures of sinks before and after; written as PNG or SVG, the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from sinkquant.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BEFORE, AFTER, INK, FAINT = "#D55E00", "#0072B2", "#24292f", "#d0d7de"
+"""Vermillion and blue of the Okabe-Ito palette: told apart with every kind of colour vision, and in grey."""
+
+FORMATS = (".png", ".svg")
+
+
+def plot_sinks(
+    before: Mapping[str, Sequence[float]],
+    after: Mapping[str, Sequence[float]],
+    path: Path | str,
+    *,
+    title: str = "How far the largest token stands out, block by block",
+    labels: tuple[str, str] = ("before", "after: prefix + rotation"),
+) -> None:
+    """One panel a key (a place in the block): largest token over median token, for every block.
+
+    `before` and `after` map the same place names to one ratio a block (1 = no token stands out). The suffix of `path`
+    (.png or .svg) chooses the format. Errors: `UsageError` for other suffixes or places that differ.
+    """
+    if list(before) != list(after):
+        raise UsageError(
+            f"the places before ({', '.join(before)}) and after ({', '.join(after)}) differ: give the same."
+        )
+    with _figure(path, width=10, height=4.2) as figure:
+        panels = figure.subplots(1, len(before), sharey=True, squeeze=False)[0]
+        for axes, place in zip(panels, before, strict=True):
+            _ratio_panel(axes, before[place], after[place])
+            worst = f"at most {_times(before[place])} before, {_times(after[place])} after"
+            axes.set_title(f"{place}: {worst}", loc="left", fontsize=11, color=INK)
+        panels[0].set_ylabel("largest token ÷ median token")
+        handles = panels[0].get_lines()[:2]
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=10.5)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", color=INK)
+
+
+def plot_token_magnitudes(
+    before: Sequence[float],
+    after: Sequence[float],
+    tokens: Sequence[str],
+    path: Path | str,
+    *,
+    title: str = "How large each token is at the down-projection input",
+    labels: tuple[str, str] = ("before", "after: prefix + rotation"),
+    named: int = 3,
+) -> None:
+    """Magnitude of each of T tokens before and after (both (T,)).
+
+    Of the tokens above ten times the median before, the `named` largest carry their text.
+
+    `tokens` are the T texts; the suffix of `path` (.png or .svg) chooses the format.
+    Errors: `UsageError` for other suffixes or lengths that differ.
+    """
+    heights, lower, texts = [float(x) for x in before], [float(x) for x in after], list(tokens)
+    if not len(heights) == len(lower) == len(texts):
+        raise UsageError(
+            f"there are {len(heights)} magnitudes before, {len(lower)} after and {len(texts)} tokens: give one a token."
+        )
+    with _figure(path, width=10, height=4.2) as figure:
+        axes = figure.subplots()
+        _style(axes)
+        size = max(3.0, min(7.0, 1200 / len(heights)))
+        axes.plot(heights, "o", color=BEFORE, markersize=size, label=labels[0], alpha=0.85, markeredgewidth=0)
+        axes.plot(lower, "s", color=AFTER, markersize=0.9 * size, label=labels[1], alpha=0.85, markeredgewidth=0)
+        standing_out = [i for i, height in enumerate(heights) if height > 10 * median(heights)]
+        for position in sorted(standing_out, key=lambda i: -heights[i])[:named]:
+            on_the_right = position > 0.7 * len(heights)
+            axes.annotate(
+                f"{texts[position]!a} at position {position}",  # !a: no font has every script
+                (position, heights[position]),
+                xytext=(-9 if on_the_right else 9, 0),
+                textcoords="offset points",
+                ha="right" if on_the_right else "left",
+                va="center",
+                fontsize=9.5,
+                color=INK,
+                parse_math=False,
+            )
+        axes.set(xlabel="position of the token", ylabel="largest magnitude in the token")
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10.5, markerscale=6 / size)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", color=INK)
+
+
+def _ratio_panel(axes: Axes, before: Sequence[float], after: Sequence[float]) -> None:
+    _style(axes)
+    axes.plot(before, "-o", color=BEFORE, linewidth=2, markersize=4.5)
+    axes.plot(after, "-s", color=AFTER, linewidth=2, markersize=4)
+    axes.set_xlabel("block")
+
+
+def _times(ratios: Sequence[float]) -> str:
+    worst = max(ratios)
+    return f"{worst:.{0 if worst >= 10 else 1}f}\N{MULTIPLICATION SIGN}"
+
+
+def _style(axes: Axes) -> None:
+    """A log scale with plain numbers, light horizontal lines and no box."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.margins(y=0.14)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(which="both", left=False, colors=INK)
+
+
+@contextmanager
+def _figure(path: Path | str, *, width: float, height: float) -> Iterator[Figure]:
+    """A light figure without pyplot's global state; written to `path` when the block ends."""
+    path = Path(path)
+    if path.suffix not in FORMATS:
+        raise UsageError(
+            f"a picture cannot be written as {path.name!r}: choose a name that ends in {' or '.join(FORMATS)}."
+        )
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    # the salt names the parts of an SVG, which are random otherwise; "default" leaves the user's own style out
+    own = {"svg.hashsalt": "sinkquant", "text.color": INK, "axes.labelcolor": INK}
+    with matplotlib.style.context(["default", own]):
+        figure = Figure(figsize=(width, height), dpi=160, facecolor="white")
+        figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
+        yield figure
+        buffer = io.BytesIO()
+        stamp = "Date" if path.suffix == ".svg" else "Software"
+        figure.savefig(buffer, format=path.suffix[1:], metadata={stamp: None})
+    path.write_bytes(buffer.getvalue())

@@ -1,0 +1,119 @@
+"""How a sink-aware checkpoint names itself, so that a stock loader refuses it and ours finds the base model.
+
+`config.json` carries `model_type: sinkquant`; the base type and everything else that our code needs stands under the
+top-level key `sinkquant`. Loading gives the base model's own configuration class, which writes the same file again.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from sinkquant.errors import SinkquantError
+from sinkquant.quantization.scheme import KVScheme, LinearScheme
+
+MODEL_TYPE = METHOD = KEY = "sinkquant"
+
+
+class SinkquantConfig(PreTrainedConfig):
+    """Registered for `model_type: sinkquant`; only its `from_dict` is ever used."""
+
+    model_type = MODEL_TYPE
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """The base model's configuration."""
+        facts = config_dict.get(KEY) or {}
+        base_type = facts.get("base_model_type")
+        if base_type not in CONFIG_MAPPING:
+            raise SinkquantError(
+                f"the checkpoint's base model {base_type!r} is unknown to this transformers; upgrade transformers."
+            )
+        return sink_aware(CONFIG_MAPPING[base_type]).from_dict({**config_dict, "model_type": base_type}, **kwargs)
+
+
+@lru_cache(maxsize=None)
+def sink_aware(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
+    """`base` with another name on disk. It keeps its Python name, by which transformers finds the model class."""
+
+    def to_dict(self: Any) -> dict[str, Any]:
+        return {**base.to_dict(self), "model_type": MODEL_TYPE}
+
+    return type(base.__name__, (base,), {"to_dict": to_dict, "__module__": base.__module__})
+
+
+def make_sink_aware(config: PreTrainedConfig, facts: dict[str, Any], quantization: SinkquantQuantization) -> Any:
+    """The configuration to save with a sink-aware model."""
+    fields = {**config.to_dict(), KEY: {"base_model_type": config.model_type, **facts}}
+    fields.pop("quantization_config", None)
+    made = sink_aware(type(config)).from_dict(fields)
+    made.quantization_config = quantization
+    return made
+
+
+class SinkquantQuantization(QuantizationConfigMixin):
+    """The `quantization_config` of a sink-aware checkpoint: which linear and which attention has which scheme."""
+
+    def __init__(
+        self,
+        linears: dict[str, LinearScheme],
+        attentions: dict[str, KVScheme],
+        prefix_length: int,
+        kv_shapes: dict[str, tuple[int, int]],
+        embeddings: tuple[str, ...] = (),
+        final_norm: str | None = None,
+        untied_head: bool = False,
+    ) -> None:
+        """`kv_shapes`: (kv heads, head dim) of every attention; `embeddings`: names of 8-bit embeddings."""
+        self.quant_method = METHOD  # type: ignore[assignment]
+        self.linears, self.attentions, self.prefix_length = linears, attentions, prefix_length
+        self.kv_shapes, self.embeddings = kv_shapes, embeddings
+        self.final_norm, self.untied_head = final_norm, untied_head
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; linears and attentions with equal schemes share a group."""
+        return {
+            "quant_method": METHOD,
+            "linears": _group({n: s.to_dict() for n, s in self.linears.items()}),
+            "attentions": _group({n: vars(s) | {"shape": list(self.kv_shapes[n])} for n, s in self.attentions.items()}),
+            "prefix_length": self.prefix_length,
+            "embeddings": list(self.embeddings),
+            "final_norm": self.final_norm,
+            "untied_head": self.untied_head,
+        }
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Everything is needed to load; nothing is left out."""
+        return self.to_dict()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """The inverse of `to_dict`."""
+        attentions, shapes = {}, {}
+        for name, scheme in _ungroup(config_dict["attentions"]).items():
+            shapes[name] = tuple(scheme.pop("shape"))
+            attentions[name] = KVScheme(**scheme)
+        linears = {n: LinearScheme.from_dict(s) for n, s in _ungroup(config_dict["linears"]).items()}
+        made = cls(
+            linears, attentions, config_dict["prefix_length"], shapes, tuple(config_dict["embeddings"]),
+            config_dict["final_norm"], config_dict["untied_head"],
+        )  # fmt: skip
+        return (made, kwargs) if return_unused_kwargs else made
+
+
+def _group(schemes: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = []
+    for name, scheme in schemes.items():
+        home = next((group for group in groups if group["scheme"] == scheme), None)
+        if home is None:
+            groups.append({"scheme": scheme, "targets": [name]})
+        else:
+            home["targets"].append(name)
+    return groups
+
+
+def _ungroup(groups: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: dict(group["scheme"]) for group in groups for name in group["targets"]}

@@ -1,0 +1,59 @@
+"""The attention stage of an exported model: rotate queries and keys, quantize the cache, put the prefix in front.
+
+The prefix is a constant of the attention: `sink_key` and `sink_value` (kv heads, P, head dim) are buffers of the
+attention module, with keys at positions −P … −1. The text keeps its positions, its mask and its cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from sinkquant.models.attention import STAGES, AttentionCall
+from sinkquant.quantization.kv import fake_quantize_kv
+from sinkquant.quantization.scheme import KVScheme
+from sinkquant.transforms.hadamard import fast_hadamard
+
+
+@dataclass(frozen=True)
+class KVStage:
+    """Applies a KVScheme and the module's prefix to one attention call."""
+
+    scheme: KVScheme
+
+    def __call__(self, module: nn.Module, call: AttentionCall) -> AttentionCall:
+        """Rotate, quantize, prepend."""
+        query, key, value = call.query, call.key, call.value
+        if self.scheme.rotate:
+            query, key = fast_hadamard(query), fast_hadamard(key)
+        if self.scheme.bits < 16:
+            key, value = (fake_quantize_kv(x, self.scheme.bits, self.scheme.clip) for x in (key, value))
+        call = replace(call, query=query, key=key, value=value)
+        sink_key = getattr(module, "sink_key", None)
+        return call if sink_key is None else prepend(call, sink_key, module.sink_value)  # type: ignore[arg-type]
+
+def prepend(call: AttentionCall, sink_key: Tensor, sink_value: Tensor) -> AttentionCall:
+    """The call with the prefix in front of keys and values, visible to every query."""
+    call = call.explicit()
+    batch, length = call.key.shape[0], sink_key.shape[1]
+    key = sink_key.to(call.key.dtype).expand(batch, -1, -1, -1)  # (B, Hkv, P, d)
+    value = sink_value.to(call.value.dtype).expand(batch, -1, -1, -1)
+    mask = call.mask
+    assert mask is not None
+    visible = mask.new_ones if mask.dtype == torch.bool else mask.new_zeros
+    return AttentionCall(
+        call.query,
+        torch.cat([key, call.key], dim=2),
+        torch.cat([value, call.value], dim=2),
+        torch.cat([visible(*mask.shape[:-1], length), mask], dim=-1),
+    )
+
+
+def install(module: nn.Module, scheme: KVScheme, sink_key: Tensor | None, sink_value: Tensor | None) -> None:
+    """Give an attention module its stage and its prefix buffers."""
+    setattr(module, STAGES, (KVStage(scheme),))
+    if sink_key is not None and sink_value is not None:
+        module.register_buffer("sink_key", sink_key)
+        module.register_buffer("sink_value", sink_value)

@@ -1,0 +1,62 @@
+"""Turn a plain model into a quantized one, module by module: for a loader (empty tensors) or in place."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from sinkquant.errors import SinkquantError
+from sinkquant.models.attention import register
+from sinkquant.runtime.config import SinkquantQuantization
+from sinkquant.runtime.embedding import QuantizedEmbedding
+from sinkquant.runtime.kv import install
+from sinkquant.runtime.linear import QuantizedLinear
+from sinkquant.runtime.positions import install_positions
+
+
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` at path `name`."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+
+
+def flag_final_norm(model: nn.Module, name: str | None) -> None:
+    """Give the final norm's weight a leading axis of one.
+
+    The computation is the same, but a loader that does not know the checkpoint stops at the shape instead of filling
+    its linears with noise.
+    """
+    if name is None:
+        return
+    norm = model.get_submodule(name)
+    norm.weight = nn.Parameter(norm.weight.detach().reshape(1, -1), requires_grad=False)  # type: ignore[union-attr, operator]
+
+
+def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
+    """Prepare an empty model (on the meta device) for the tensors of a sink-aware checkpoint."""
+    register()
+    dtype = next(model.parameters()).dtype
+    for name, scheme in config.linears.items():
+        try:
+            linear = model.get_submodule(name)
+        except AttributeError as error:
+            raise SinkquantError(
+                f"the checkpoint quantizes {name}, which this version of the model does not have; "
+                "load it with the transformers version stated in its manifest."
+            ) from error
+        assert isinstance(linear, nn.Linear)
+        with torch.device("meta"):
+            made = QuantizedLinear(linear.in_features, linear.out_features, scheme, bias=linear.bias is not None)
+            for parameter in made.parameters():
+                parameter.data = parameter.data.to(dtype)
+        replace_module(model, name, made)
+    for name in config.embeddings:
+        replace_module(model, name, QuantizedEmbedding.like(model.get_submodule(name), dtype))
+    for name, kv in config.attentions.items():
+        heads, size = config.kv_shapes[name]
+        shape, sinks = (heads, config.prefix_length, size), config.prefix_length > 0
+        empty = [torch.empty(shape, device="meta") if sinks else None for _ in range(2)]
+        install(model.get_submodule(name), kv, empty[0], empty[1])
+    flag_final_norm(model, config.final_norm)
+    if config.prefix_length:
+        install_positions(model)

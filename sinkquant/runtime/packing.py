@@ -1,0 +1,57 @@
+"""Codes to stored tensors and back, in the layouts of compressed-tensors.
+
+Below 8 bits: `weight_packed` int32 (out, ⌈in·bits/32⌉) and `weight_shape` (2,). At 8 bits: `weight` int8 (out, in).
+`weight_scale` (out, groups) float32; `weight_zero_point` only on asymmetric grids: packed along the output, or int8.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
+from torch import Tensor
+
+from sinkquant.quantization.scheme import WeightScheme
+from sinkquant.quantization.weights import QuantizedWeight
+
+
+def pack(weight: QuantizedWeight, scheme: WeightScheme) -> dict[str, Tensor]:
+    """The tensors to store for a quantized weight, by name."""
+    tensors = {"weight_scale": weight.scale.float().contiguous()}
+    if scheme.packed:
+        tensors["weight_packed"] = pack_to_int32(weight.codes, scheme.bits)
+        tensors["weight_shape"] = torch.tensor(weight.codes.shape, dtype=torch.int64)
+    else:
+        tensors["weight"] = weight.codes.contiguous()
+    if weight.zero is not None:
+        packed = scheme.packed
+        tensors["weight_zero_point"] = pack_to_int32(weight.zero, scheme.bits, 0) if packed else weight.zero.contiguous()
+    return tensors
+
+
+def unpack(tensors: dict[str, Tensor], scheme: WeightScheme, out_features: int, in_features: int) -> QuantizedWeight:
+    """The inverse of `pack`."""
+    scale, zero = tensors["weight_scale"], tensors.get("weight_zero_point")
+    if not scheme.packed:
+        return QuantizedWeight(tensors["weight"], scale, zero)
+    codes = unpack_from_int32(tensors["weight_packed"], scheme.bits, torch.Size((out_features, in_features)))
+    if zero is not None:
+        zero = unpack_from_int32(zero, scheme.bits, scale.shape, 0)
+    return QuantizedWeight(codes, scale, zero)
+
+
+def empty(scheme: WeightScheme, out_features: int, in_features: int) -> dict[str, Tensor]:
+    """Tensors of the right shapes and dtypes, to be filled by a loader."""
+    groups = in_features // (scheme.group_size or in_features)
+    tensors = {"weight_scale": torch.empty(out_features, groups)}
+    if scheme.packed:
+        tensors["weight_packed"] = torch.empty(out_features, math.ceil(in_features * scheme.bits / 32), dtype=torch.int32)
+        tensors["weight_shape"] = torch.empty(2, dtype=torch.int64)
+    else:
+        tensors["weight"] = torch.empty(out_features, in_features, dtype=torch.int8)
+    if not scheme.symmetric:
+        rows = math.ceil(out_features * scheme.bits / 32)
+        shape, dtype = ((rows, groups), torch.int32) if scheme.packed else ((out_features, groups), torch.int8)
+        tensors["weight_zero_point"] = torch.empty(shape, dtype=dtype)
+    return tensors

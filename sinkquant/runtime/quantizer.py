@@ -1,0 +1,40 @@
+"""The transformers quantizer of sink-aware checkpoints: `from_pretrained` finds it through `quant_method`.
+
+It is registered while transformers is still being imported, so what needs transformers' models is imported at use.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers.quantizers.base import HfQuantizer
+
+
+
+class SinkquantQuantizer(HfQuantizer):
+    """Builds the quantized modules before the weights are loaded; the tensors then load as they are stored."""
+
+    requires_calibration = True
+
+    def update_attn_implementation(self, config: Any) -> Any:
+        """Keys and values go through our attention function, whatever was asked for."""
+        from sinkquant.models import attention
+
+        attention.register()
+        config._attn_implementation = attention.NAME
+        return config
+
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        from sinkquant.runtime.modules import skeleton
+
+        skeleton(model, self.quantization_config)  # type: ignore[arg-type]
+        return model
+
+    def is_serializable(self) -> bool:
+        """`save_pretrained` writes an equal checkpoint."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Rounding has no gradient."""
+        return False

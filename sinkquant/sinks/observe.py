@@ -1,0 +1,117 @@
+"""One walk through the model that records every signal at every token of every block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sinkquant.calibration.walk import BlockRun, Walk
+from sinkquant.models.attention import AttentionCall, stages
+from sinkquant.models.roles import Roles
+from sinkquant.sinks.signals.down_input import down_input_peaks
+from sinkquant.sinks.signals.kv_norms import head_mean_norm
+from sinkquant.sinks.signals.received_attention import ABOVE, received_attention
+from sinkquant.sinks.signals.residual import channel_ratio, token_peaks, token_ratio
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """Signals of L blocks on N sequences of T tokens: (L, N, T) unless said otherwise."""
+
+    ids: Tensor  # (N, T)
+    embedding: Tensor  # (N, T) peaks of the first block's input
+    residual: Tensor  # peaks of the block's output
+    channel: Tensor  # channel of that peak
+    down: Tensor  # peaks of the down projection's input
+    column: Tensor  # column of that peak
+    received: Tensor  # received attention, mean over heads
+    heads_above: Tensor  # heads in which it is above 0.3
+    key_norm: Tensor
+    value_norm: Tensor
+    channels: Tensor  # (L, D) magnitude over the median channel's that nine of ten tokens exceed
+    heads: int
+
+    @property
+    def residual_ratio(self) -> Tensor:
+        """Peaks over their sequence's median peak, (L, N, T)."""
+        return token_ratio(self.residual)
+
+    @property
+    def down_ratio(self) -> Tensor:
+        """The same at the down projection's input, (L, N, T)."""
+        return token_ratio(self.down)
+
+    def text(self, start: int) -> Observation:
+        """The same without the first `start` tokens, so that a prefix is no part of the medians."""
+        cut = {n: getattr(self, n)[..., start:] for n in ("ids", "embedding", *SIGNALS)}
+        return Observation(**cut, channels=self.channels, heads=self.heads)
+
+
+SIGNALS = ("residual", "channel", "down", "column", "received", "heads_above", "key_norm", "value_norm")
+Progress = Callable[[int, int], None]
+
+
+def observe(
+    model: nn.Module, roles: Roles, ids: Tensor, plain: int | None = None, progress: Progress | None = None
+) -> Observation:
+    """All signals on `ids` (N, T) without padding; channel ratios come from the first `plain` sequences."""
+    layers: list[dict[str, Tensor]] = []
+    embeddings: list[Tensor] = []
+    heads = 0
+
+    def visit(run: BlockRun) -> list[Tensor]:
+        nonlocal heads
+        if run.index == 0:
+            embeddings.extend(token_peaks(x)[0] for x in run.inputs)
+        attended: list[dict[str, Tensor]] = []
+
+        def tap(module: nn.Module, call: AttentionCall) -> AttentionCall:
+            attended.append(_attention_signals(module, call))
+            return call
+
+        attention = [model.get_submodule(run.roles.attention.module)] if run.roles.attention else []
+        down = model.get_submodule(run.roles.down) if run.roles.down else None
+        with stages(attention, tap), down_input_peaks(down) as peaks:
+            outputs = [run.forward(batch) for batch in run.batches()]
+        heads = max(heads, run.roles.attention.heads if run.roles.attention else 0)
+        layers.append(_layer(outputs, peaks, attended, plain))
+        return outputs
+
+    Walk(model, roles, ids).run(visit, progress)
+    stacked = {name: torch.stack([layer[name] for layer in layers]) for name in (*SIGNALS, "channels")}
+    return Observation(ids=ids, embedding=torch.cat(embeddings), heads=heads, **stacked)
+
+
+def _attention_signals(module: nn.Module, call: AttentionCall) -> dict[str, Tensor]:
+    softcap = getattr(module, "attn_logit_softcapping", None)
+    sinks = getattr(module, "sinks", None)
+    received = received_attention(call, getattr(module, "scaling", None), softcap, sinks)  # (B, H, S)
+    return {
+        "received": received.mean(dim=1),
+        "heads_above": (received > ABOVE).sum(dim=1),
+        "key_norm": head_mean_norm(call.key),
+        "value_norm": head_mean_norm(call.value),
+    }
+
+
+def _layer(
+    outputs: list[Tensor],
+    peaks: list[tuple[Tensor, Tensor]],
+    attended: list[dict[str, Tensor]],
+    plain: int | None,
+) -> dict[str, Tensor]:
+    """One block's signals, (N, T) each; zeros where the block has no such part."""
+    residual, channel = (torch.cat(x) for x in zip(*(token_peaks(o) for o in outputs), strict=True))
+    nothing = torch.zeros_like(residual)
+    layer = {"residual": residual, "channel": channel, "down": nothing, "column": torch.zeros_like(channel)}
+    if peaks:
+        shape = residual.shape  # some models hand their feed-forward flat rows
+        layer["down"] = torch.cat([p.reshape(-1) for p, _ in peaks]).reshape(shape)
+        layer["column"] = torch.cat([c.reshape(-1) for _, c in peaks]).reshape(shape)
+    for name in ("received", "heads_above", "key_norm", "value_norm"):
+        layer[name] = torch.cat([a[name] for a in attended]) if attended else nothing
+    layer["channels"] = channel_ratio(torch.cat(outputs)[:plain])
+    return layer

@@ -1,0 +1,122 @@
+"""The prefix: which tokens, in front of any text, take the sinks upon themselves (absorption test)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sinkquant.models.roles import Roles
+from sinkquant.sinks.classify import sink_tokens
+from sinkquant.sinks.observe import Observation, observe
+from sinkquant.sinks.report import PrefixChoice, ResidualSink, Trial
+
+DOWN_RATIO = 20.0  # a down projection's input beyond this breaks a static range
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixTest:
+    """What the absorption test needs. `windows` (M, T) are held-out text without BOS, `usual` what precedes it."""
+
+    model: Any
+    roles: Roles
+    windows: Tensor
+    usual: tuple[int, ...]  # (BOS,) where every sequence begins with it, else ()
+    threshold: float
+
+    def run(self, prefix: tuple[int, ...]) -> tuple[Trial, Observation]:
+        """Put `prefix` in front of the windows; sinks and medians are those of the text behind it."""
+        seen = observe(self.model, self.roles, in_front(self.windows, prefix)).text(len(prefix))
+        left = int(sink_tokens(seen, self.threshold).sum())
+        return Trial(ids=prefix, sinks_left=left, loss=text_loss(self.model, self.windows, prefix)), seen
+
+    def run_without(self) -> tuple[Trial, Observation]:
+        """The text as it is usually given; a BOS in front of it counts as a sink like any token."""
+        seen = observe(self.model, self.roles, in_front(self.windows, self.usual))
+        left = int(sink_tokens(seen, self.threshold).sum())
+        return Trial(ids=(), sinks_left=left, loss=text_loss(self.model, self.windows, self.usual)), seen
+
+
+def in_front(windows: Tensor, prefix: tuple[int, ...]) -> Tensor:
+    """(M, T) -> (M, P + T)."""
+    return torch.cat([windows.new_tensor(prefix).expand(len(windows), -1), windows], dim=1)
+
+
+def text_loss(model: nn.Module, windows: Tensor, prefix: tuple[int, ...]) -> float:
+    """Mean loss in nats of tokens 1… of every window, each behind `prefix` in context."""
+    losses = []
+    with torch.no_grad():
+        for ids in in_front(windows, prefix):
+            logits = model(input_ids=ids[None], use_cache=False).logits[0]
+            losses.append(cross_entropy(logits[len(prefix) : -1].float(), ids[len(prefix) + 1 :]))
+    return float(torch.stack(losses).mean())
+
+
+def no_prefix(test: PrefixTest, reason: str) -> tuple[PrefixChoice, Observation]:
+    """An empty prefix, said why."""
+    trial, seen = test.run_without()
+    return _choice(trial, [trial], (), reason, trial.loss), seen
+
+
+def choose_prefix(
+    test: PrefixTest, candidates: list[int], texts: dict[int, str], max_prefix: int
+) -> tuple[PrefixChoice, Observation]:
+    """The shortest prefix of `candidates` (best first; its first stands for BOS) that leaves no sink, or on which one
+    more token does not improve. Returns it with the signals behind it."""
+    best, seen = test.run_without()
+    without, trials = best, [best]
+    if best.sinks_left == 0:
+        return _choice(best, trials, (), "the held-out text shows no sink: nothing to absorb", best.loss), seen
+    for length in range(1, min(max_prefix, len(candidates)) + 1):
+        trial, behind = test.run(tuple(candidates[:length]))
+        trials.append(trial)
+        if trial.sinks_left >= best.sinks_left:
+            break
+        best, seen = trial, behind
+        if best.sinks_left == 0:
+            break
+    if len(best.ids) > 1:  # BOS first or last is decided by loss
+        trial, behind = test.run((*best.ids[1:], best.ids[0]))
+        trials.append(trial)
+        if trial.sinks_left <= best.sinks_left and trial.loss < best.loss:
+            best, seen = trial, behind
+    tokens = tuple(texts[i] for i in best.ids)
+    if not best.ids:
+        reason = "no candidate in front of the text reduces the number of its sinks"
+    elif best.sinks_left == 0:
+        reason = f"with {tokens} in front no sink is left of {without.sinks_left} in the held-out text"
+    else:
+        reason = f"{best.sinks_left} of {without.sinks_left} sinks are left; one more token was not tried or did not help"
+    return _choice(best, trials, tokens, reason, without.loss), seen
+
+
+def _choice(
+    best: Trial, trials: list[Trial], tokens: tuple[str, ...], reason: str, loss_without: float
+) -> PrefixChoice:
+    return PrefixChoice(
+        ids=best.ids, tokens=tokens, reason=reason, absorbed=best.sinks_left == 0, left=best.sinks_left,
+        trials=tuple(trials), loss_without=loss_without, loss_with=best.loss,
+    )  # fmt: skip
+
+
+def residual_sinks(seen: Observation, threshold: float, texts: dict[int, str]) -> tuple[ResidualSink, ...]:
+    """Tokens that stand out with the prefix in place: at the down projection's input, or in the stream."""
+    down, stream = seen.down_ratio, seen.residual_ratio
+    hits = (down >= DOWN_RATIO) | (stream >= threshold)  # (L, M, T)
+    ratio = torch.where(hits, torch.maximum(down, stream), 0.0)
+    found = []
+    for token in seen.ids[hits.any(dim=0)].unique().tolist():
+        mine = hits & (seen.ids == token)
+        found.append(
+            ResidualSink(
+                token=texts[token],
+                token_id=token,
+                blocks=tuple(mine.flatten(1).any(dim=1).nonzero().flatten().tolist()),
+                ratio=float(ratio[mine].max()),
+                count=int(mine.any(dim=0).sum()),
+            )
+        )
+    return tuple(sorted(found, key=lambda sink: -sink.ratio))

@@ -1,0 +1,148 @@
+"""What detection finds in a model: frozen, serialisable, the source of facts for every later stage (no torch here)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, field_serializer, field_validator
+
+
+class Verdict(StrEnum):
+    """What makes a sink: its position, its content, a channel that is large on every token, or there is none."""
+
+    POSITIONAL = "positional"
+    CONTENT = "content"
+    CHANNEL = "channel"
+    NONE = "none"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Origin(_Frozen):
+    """The weight that writes a sink: row and column of the down projection of block `layer`, and its value."""
+
+    layer: int
+    row: int
+    column: int
+    value: float
+
+
+class Sink(_Frozen):
+    """One kind of sink token; `position` 0 and no `token_id` means whatever token stands first.
+
+    Ratios are token maximum over the median token maximum in the block where they are largest; `received_attention` is
+    the mean over heads in the block where it is largest; `frequency` the share of the token's occurrences that are
+    sinks. `emergence` and `drop` are None where the residual stream does not stand out.
+    """
+
+    token: str
+    token_id: int | None
+    position: int | None
+    emergence: int | None
+    drop: int | None
+    residual_ratio: float
+    down_ratio: float
+    received_attention: float
+    heads_above: int
+    heads: int
+    frequency: float
+    origin: Origin | None
+
+
+class Channel(_Frozen):
+    """A channel of the residual stream that holds outliers, either on sink tokens only or on every token.
+
+    `ratio` is the largest, over blocks, of its magnitude on a sink over the median token's maximum, or, with
+    `every_token`, of its magnitude over the median channel's that nine of ten tokens exceed.
+    """
+
+    index: int
+    blocks: tuple[int, ...]
+    ratio: float
+    every_token: bool
+
+
+class Trial(_Frozen):
+    """One prefix put in front of held-out text: the sinks that remain in the text, and its loss in nats a token."""
+
+    ids: tuple[int, ...]
+    sinks_left: int
+    loss: float
+
+
+class PrefixChoice(_Frozen):
+    """The proposed prefix and how it was found. `left` sinks remain in the held-out text; `absorbed` means none."""
+
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    reason: str
+    absorbed: bool
+    left: int
+    trials: tuple[Trial, ...]
+    loss_without: float
+    loss_with: float
+
+
+class ResidualSink(_Frozen):
+    """A token that still stands out in `blocks` with the prefix in place, up to `ratio` and `count` times."""
+
+    token: str
+    token_id: int
+    blocks: tuple[int, ...]
+    ratio: float
+    count: int
+
+
+class LayerStats(_Frozen):
+    """One block: medians over the plain sequences. Attention and norms are those of each sequence's strongest sink."""
+
+    index: int
+    residual_ratio: float
+    residual_max: float
+    residual_channel: int
+    down_ratio: float
+    down_max: float
+    received_attention: float
+    heads_above: int
+    heads: int
+    key_norm_ratio: float
+    value_norm_ratio: float
+
+
+class SinkReport(_Frozen):
+    """Everything that detection found. `threshold` is τ for the residual ratio, `sweep` the sink count for every τ."""
+
+    model: str
+    verdict: tuple[Verdict, ...]
+    sinks: tuple[Sink, ...]
+    channels: tuple[Channel, ...]
+    prefix: PrefixChoice
+    residual: tuple[ResidualSink, ...]
+    layers: tuple[LayerStats, ...]
+    threshold: float
+    sweep: dict[float, int]
+    bos: str
+    tokens: int
+    seconds: float
+    calibration: str
+
+    @field_validator("verdict", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_serializer("verdict")
+    def _plain(self, value: tuple[Verdict, ...]) -> str | list[str]:
+        return value[0].value if len(value) == 1 else [v.value for v in value]
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The report as one JSON object; `verdict` is a string, or a list where it is a mixture."""
+        return self.model_dump_json(indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str) -> SinkReport:
+        """The report that `to_json` wrote. Raises pydantic.ValidationError for anything else."""
+        return cls.model_validate_json(text)

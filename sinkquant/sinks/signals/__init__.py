@@ -1,0 +1,1 @@
+"""Signals of sinks: one small file each, pure functions of tensors."""

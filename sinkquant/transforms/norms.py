@@ -1,0 +1,58 @@
+"""Fold the weights of norms into the linears that read through them, in float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sinkquant.models.roles import Norm, NormKind, Roles
+
+
+def gain(module: nn.Module, kind: NormKind) -> Tensor:
+    """What the norm multiplies its normalised input by, (width,) float64: γ, or 1 + γ for offset norms."""
+    weight = module.weight.detach().double()  # type: ignore[union-attr, operator]
+    return 1 + weight if kind is NormKind.RMS_OFFSET else weight
+
+
+def clear(module: nn.Module, kind: NormKind) -> None:
+    """Make the norm multiply by one."""
+    with torch.no_grad():
+        module.weight.fill_(0.0 if kind is NormKind.RMS_OFFSET else 1.0)  # type: ignore[union-attr, operator]
+
+
+def fold_norm(model: nn.Module, norm: Norm, readers: tuple[str, ...]) -> None:
+    """W ← W·diag(gain) for every reader (a norm's bias, where there is one, goes into the readers' biases)."""
+    module = model.get_submodule(norm.name)
+    scale, shift = gain(module, norm.kind), getattr(module, "bias", None)
+    with torch.no_grad():
+        for name in readers:
+            linear = model.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            weight = linear.weight.double()
+            if shift is not None:
+                added = weight @ shift.double()
+                before = added.new_zeros(added.shape) if linear.bias is None else linear.bias.double()
+                linear.bias = nn.Parameter((before + added).to(linear.weight.dtype), requires_grad=False)
+            linear.weight.copy_(weight * scale.to(weight.device))
+        clear(module, norm.kind)
+        if shift is not None:
+            shift.zero_()
+
+
+def untie(model: nn.Module, roles: Roles) -> None:
+    """Give the head weights of its own, so that the final norm and a rotation can go into them."""
+    if not roles.tied or roles.head is None:
+        return
+    head = model.get_submodule(roles.head)
+    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    model.config.tie_word_embeddings = False  # type: ignore[union-attr]
+    model.config.get_text_config().tie_word_embeddings = False  # type: ignore[union-attr, operator]
+
+
+def fold_norms(model: nn.Module, roles: Roles, *, final: bool) -> None:
+    """Fold every norm inside the blocks; `final`: also the one before the head, which must be untied."""
+    for block in roles.blocks:
+        for norm, readers in block.reads:
+            fold_norm(model, norm, readers)
+    if final and roles.final_norm is not None and roles.head is not None:
+        fold_norm(model, roles.final_norm, (roles.head,))

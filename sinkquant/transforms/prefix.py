@@ -1,0 +1,45 @@
+"""The prefix as constants: keys and values of the sink tokens, computed once in full precision.
+
+The tokens run at positions −P … −1, so that the text keeps positions 0 …; rotary embedding is relative, which makes
+this equal to the prefix in context (see docs/prefix.md).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sinkquant.errors import SinkquantError
+from sinkquant.models.attention import AttentionCall, own_attention, stages
+from sinkquant.models.roles import Roles
+
+
+def refuse_prefix(roles: Roles) -> str | None:
+    """Why this model cannot have a prefix, or None."""
+    if roles.rope == "none":
+        return "the model has no rotary positions, so a prefix would shift the text's positions"
+    if roles.rope == "dynamic":
+        return "the rotary frequencies change with the length of the text, so the prefix would not stay constant"
+    if any(block.attention is None for block in roles.blocks):
+        return "some blocks have no attention that a prefix could be put in"
+    return None
+
+
+def prefix_states(model: nn.Module, roles: Roles, ids: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+    """(key, value) of every block, each (kv heads, P, head dim) float32, in the basis that the attention works in."""
+    reason = refuse_prefix(roles)
+    if reason:
+        raise SinkquantError(f"no prefix is possible: {reason}; use --set sinks.prefix=none.")
+    names = [block.attention.module for block in roles.blocks if block.attention is not None]
+    modules = [model.get_submodule(name) for name in names]
+    found: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def keep(module: nn.Module, call: AttentionCall) -> AttentionCall:
+        found[module] = call.key[0].float().clone(), call.value[0].float().clone()
+        return call
+
+    device = next(model.parameters()).device
+    positions = torch.arange(-len(ids), 0, device=device)[None]
+    with stages(modules, keep), own_attention(model), torch.no_grad():
+        model(input_ids=torch.tensor([ids], device=device), position_ids=positions, use_cache=False)
+    return [found[module] for module in modules]

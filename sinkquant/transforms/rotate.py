@@ -1,0 +1,57 @@
+"""Fuse rotations into the weights (QuaRot, arXiv 2404.00456; SpinQuant's names). All products in float64.
+
+R1: the residual stream x becomes x·Q. R2: values, head by head. R4: the input of the down projection; its rotation of
+the activations stays online, the one of the weights is fused. R3 changes no weight (see runtime/kv.py).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sinkquant.models.roles import Attention, Roles
+from sinkquant.transforms.rotation import Rotation
+
+
+def rotate_inputs(linear: nn.Module, rotation: Rotation) -> None:
+    """W ← W·Q, for a linear (or an embedding, whose rows are stream vectors) on the in-features axis."""
+    with torch.no_grad():
+        linear.weight.copy_(rotation.apply(linear.weight.double()))  # type: ignore[union-attr, operator, arg-type]
+
+
+def rotate_outputs(linear: nn.Module, rotation: Rotation) -> None:
+    """W ← Qᵀ·W and b ← b·Q, for a linear that writes to a rotated space."""
+    weight, bias = linear.weight, linear.bias
+    assert isinstance(weight, Tensor)
+    with torch.no_grad():
+        weight.copy_(rotation.apply(weight.double().T).T)
+        if isinstance(bias, Tensor):
+            bias.copy_(rotation.apply(bias.double()))
+
+
+def rotate_stream(model: nn.Module, roles: Roles, rotation: Rotation) -> None:
+    """R1. Norms must be folded and the head untied."""
+    rotate_inputs(model.get_submodule(roles.embedding), rotation)
+    for block in roles.blocks:
+        for _, readers in block.reads:
+            for name in readers:
+                rotate_inputs(model.get_submodule(name), rotation)
+        for writer in block.writers:
+            rotate_outputs(model.get_submodule(writer.linear), rotation)
+    if roles.head is not None:
+        rotate_inputs(model.get_submodule(roles.head), rotation)
+
+
+def rotate_values(model: nn.Module, attention: Attention, rotation: Rotation) -> None:
+    """R2: every value head by Q on its outputs, every query head of the output projection by Q on its inputs."""
+    assert attention.value is not None and attention.output is not None
+    value, output = model.get_submodule(attention.value), model.get_submodule(attention.output)
+    assert isinstance(value, nn.Linear) and isinstance(output, nn.Linear)
+    size = rotation.size
+    with torch.no_grad():
+        heads = value.weight.double().T.reshape(value.in_features, -1, size)  # (in, kv heads, d)
+        value.weight.copy_(rotation.apply(heads).reshape(value.in_features, -1).T)
+        if value.bias is not None:
+            value.bias.copy_(rotation.apply(value.bias.double().reshape(-1, size)).reshape(-1))
+        heads = output.weight.double().reshape(output.out_features, -1, size)  # (out, heads, d)
+        output.weight.copy_(rotation.apply(heads).reshape(output.out_features, -1))

@@ -1,0 +1,63 @@
+"""Random Hadamard rotations: orthogonal matrices that spread an outlier over all channels, never stored as a matrix.
+
+Q = diag(signs) · H with random signs, as in QuIP# (arXiv 2402.04396) and QuaRot (arXiv 2404.00456).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import index
+
+import torch
+from torch import Tensor
+
+from sinkquant.errors import SinkquantError
+from sinkquant.transforms.hadamard import constant, fast_hadamard, fast_hadamard_transpose
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """The orthogonal matrix Q = diag(signs) · H (size, size); `seed` draws the signs, None leaves them out."""
+
+    size: int
+    seed: int | None = None
+
+    def apply(self, x: Tensor) -> Tensor:
+        """x (…, size) -> x @ Q."""
+        self._check(x)
+        return fast_hadamard(x if self.seed is None else x * self._signs(x))
+
+    def apply_transpose(self, x: Tensor) -> Tensor:
+        """x (…, size) -> x @ Qᵀ, the inverse of `apply`."""
+        self._check(x)
+        y = fast_hadamard_transpose(x)
+        return y if self.seed is None else y * self._signs(x)
+
+    def matrix(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Q itself (size, size), computed in float64."""
+        return self.apply(torch.eye(self.size, dtype=torch.float64)).to(dtype)
+
+    def _signs(self, x: Tensor) -> Tensor:
+        return _random_signs(index(self.size), index(self.seed or 0), x.dtype, x.device)
+
+    def _check(self, x: Tensor) -> None:
+        if x.shape[-1] != self.size:
+            raise SinkquantError(
+                f"a rotation of size {self.size} cannot act on {x.shape[-1]} channels: build it for that size."
+            )
+
+
+def per_head(x: Tensor, heads: int, rotation: Rotation) -> Tensor:
+    """x (…, heads · size) -> every head of `rotation.size` channels rotated by the same Q."""
+    if x.shape[-1] != heads * rotation.size:
+        raise SinkquantError(
+            f"{x.shape[-1]} channels are not {heads} heads of {rotation.size}: use the layer's own number of heads."
+        )
+    return rotation.apply(x.unflatten(-1, (heads, rotation.size))).flatten(-2)
+
+
+@constant
+def _random_signs(size: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """±1 (size,) from torch's CPU generator, so that every device gets the same."""
+    bits = torch.randint(0, 2, (size,), generator=torch.Generator().manual_seed(seed))
+    return (2 * bits - 1).to(device, dtype)

@@ -1,0 +1,117 @@
+"""Whatever is wrong with the input: one sentence on stderr, nothing on stdout, the right exit code."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from sinkquant.cli.failures import one_sentence
+from sinkquant.errors import SinkquantError, UsageError
+
+Cli = Callable[..., Any]
+
+
+def sentence_of(result: Any, code: int) -> str:
+    assert result.exit_code == code
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0].removeprefix("error: ")
+
+
+@pytest.mark.parametrize("json", [(), ("--json",)])
+def test_an_unknown_recipe_offers_the_nearest_name(cli: Cli, json: tuple[str, ...], tmp_path: Path) -> None:
+    result = cli("quantize", "m", "--recipe", "w8a8-statc", "-o", tmp_path / "out", *json)
+    assert sentence_of(result, 2).startswith("unknown recipe 'w8a8-statc': did you mean 'w8a8-static'? choose one of ")
+
+
+def test_an_unknown_key_offers_the_nearest_name(cli: Cli, tmp_path: Path) -> None:
+    result = cli("quantize", "m", "-o", tmp_path / "out", "--set", "weights.bit=4")
+    assert sentence_of(result, 2).startswith("unknown recipe key 'weights.bit': did you mean 'weights.bits'?")
+
+
+def test_a_value_that_is_not_allowed(cli: Cli, tmp_path: Path) -> None:
+    result = cli("quantize", "m", "-o", tmp_path / "out", "--set", "weights.bits=5")
+    assert sentence_of(result, 2) == "weights.bits is 5 but must be 2, 3, 4, 8 or 16."
+
+
+def test_quantize_without_an_output_folder(cli: Cli) -> None:
+    expected = "no output folder is named: pass -o OUT, or --dry-run to see the plan only."
+    assert sentence_of(cli("quantize", "m"), 2) == expected
+
+
+@pytest.mark.parametrize("command", [("detect",), ("quantize", "--dry-run"), ("evaluate", "out", "--baseline")])
+@pytest.mark.parametrize("json", [(), ("--json",)])
+def test_a_path_that_is_no_model(cli: Cli, command: tuple[str, ...], json: tuple[str, ...]) -> None:
+    result = cli(*command, "./no-such-model", *json)
+    assert sentence_of(result, 2) == (
+        "no model at './no-such-model': give a transformers folder, a hub id (org/name), a .gguf file or package:NAME."
+    )
+
+
+def test_an_output_folder_that_exists_is_kept(cli: Cli, model_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious.txt").write_text("kept")
+    result = cli("quantize", model_folder, "-o", out)
+    assert sentence_of(result, 2) == f"{out} exists and is kept: choose another folder or pass --overwrite."
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "precious.txt"]
+
+
+def test_a_baseline_is_required(cli: Cli) -> None:
+    result = cli("evaluate", "out")
+    assert result.exit_code == 2
+    assert "--baseline" in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (SinkquantError("broken: fetch it again."), 1, "error: broken: fetch it again."),
+        (UsageError("wrong: do this."), 2, "error: wrong: do this."),
+        (KeyboardInterrupt(), 130, "interrupted; nothing was written"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            1,
+            "error: no space is left on the disk: free some and run the command again.",
+        ),
+        (
+            RuntimeError("I/O error: No space left on device (os error 28)"),
+            1,
+            "error: no space is left on the disk: free some and run the command again.",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/root/out"),
+            1,
+            "error: /root/out cannot be used (permission denied): choose another path.",
+        ),
+    ],
+)
+def test_errors_become_a_sentence(
+    error: BaseException, code: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as caught, one_sentence():
+        raise error
+    assert caught.value.exit_code == code
+    assert capsys.readouterr() == ("", sentence + "\n")
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), one_sentence():
+        _ = 1 // 0
+
+
+def test_the_handler_covers_every_command(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sinkquant.recipes.list_recipes", interrupt)
+    result = cli("recipes")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted; nothing was written\n")

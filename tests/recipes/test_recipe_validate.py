@@ -1,0 +1,95 @@
+"""What sections ask of each other, message by message."""
+
+from __future__ import annotations
+
+import pytest
+
+from sinkquant.errors import UsageError
+from sinkquant.recipes import Recipe, Transforms, load_recipe
+
+PORTABLE = "a portable recipe (W4A16, or symmetric W8A8 with one scale a channel) cannot have"
+
+CONTRADICTIONS = [
+    ("w8a8", ["sinks.prefix=auto"], "sinks.prefix=auto: set sinks.prefix=none"),
+    ("w8a8", ["sinks.prefix=[0, 17]"], "sinks.prefix=[0, 17]: set sinks.prefix=none"),
+    ("w8a8", ["transforms.r3=true"], "transforms.r3=true: set transforms.r3=false"),
+    ("w8a8", ["transforms.r4=true"], "transforms.r4=true: set transforms.r4=false"),
+    ("w8a8", ["kv_cache.bits=4"], "kv_cache.bits=4: set kv_cache.bits=16"),
+    ("w8a8", ["weights.head_bits=8"], "weights.head_bits=8: set weights.head_bits=16"),
+    ("w8a8", ["weights.embedding_bits=8"], "weights.embedding_bits=8: set weights.embedding_bits=16"),
+    ("w8a8", ["weights.group_size=128"], "weights.group_size=128: set weights.group_size=null"),
+    ("w8a8", ["weights.symmetric=false"], "weights.symmetric=false: set weights.symmetric=true"),
+    ("w8a8", ["activations.symmetric=false"], "activations.symmetric=false: set activations.symmetric=true"),
+    ("w8a8", ["weights.bits=4"], "weights.bits=4: set weights.bits=8"),
+    ("w8a8", ["activations.bits=16"], "activations.bits=16: set activations.bits=8"),
+    ("w8a8", ["activations={bits: 4, mode: static}"], "activations.bits=4: set activations.bits=8"),
+    ("w4a16", ["weights.bits=3"], "weights.bits=3: set weights.bits=4"),
+    ("w4a16", ["weights.bits=16"], "weights.bits=16: set weights.bits=4"),
+    (
+        "kv4",
+        ["target=portable"],
+        "sinks.prefix=auto, transforms.r3=true, kv_cache.bits=4 or weights.bits=16: "
+        "set sinks.prefix=none, transforms.r3=false, kv_cache.bits=16 and weights.bits=4",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "overrides", "message"), CONTRADICTIONS)
+def test_portable_recipes_say_what_to_drop(name: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(name, overrides)
+    assert str(caught.value) == f"{PORTABLE} {message}, or target=sink-aware."
+
+
+@pytest.mark.parametrize(("name", "overrides", "message"), CONTRADICTIONS)
+def test_target_sink_aware_is_a_remedy(name: str, overrides: list[str], message: str) -> None:
+    assert load_recipe(name, [*overrides, "target=sink-aware"]).target == "sink-aware"
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("w8a8", ["activations.mode=static"]),
+        ("w8a8", ["weights.limit=63"]),
+        ("w4a16", ["weights.group_size=null"]),
+        ("w4a16", ["weights.symmetric=false"]),
+        ("w4a16", ["transforms={fold_norms: false, r1: false, r2: false}"]),
+        ("w4a4kv4", ["sinks.prefix=none", "sinks.exclude=false"]),
+    ],
+)
+def test_what_is_allowed(name: str, overrides: list[str]) -> None:
+    assert load_recipe(name, overrides).name == name
+
+
+def test_r1_needs_folded_norms() -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe("w8a8", ["transforms.fold_norms=false"])
+    assert str(caught.value) == (
+        "transforms.r1 needs folded norms: set transforms.fold_norms=true or transforms.r1=false."
+    )
+
+
+def test_a_limit_needs_int8_weights() -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe("w4a8kv4", ["weights.limit=63"])
+    assert str(caught.value) == (
+        "weights.limit is for 8-bit weights but weights.bits is 4: set weights.limit=null or weights.bits=8."
+    )
+
+
+def test_several_contradictions_are_counted() -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe("w4a16", ["transforms.fold_norms=false", "weights.limit=63", "transforms.r4=true"])
+    assert str(caught.value) == (
+        "transforms.r1 needs folded norms: set transforms.fold_norms=true or transforms.r1=false (and 2 more)."
+    )
+
+
+def test_a_recipe_built_in_python_is_checked_too() -> None:
+    transforms = Transforms(fold_norms=False, r1=False, r2=True, r3=False, r4=False)
+    with pytest.raises(UsageError) as caught:
+        Recipe(name="mine", description="mine", target="portable", transforms=transforms)
+    assert str(caught.value) == (
+        f"{PORTABLE} sinks.prefix=auto or weights.bits=16: set sinks.prefix=none and weights.bits=4, "
+        "or target=sink-aware."
+    )
