@@ -18,7 +18,7 @@ from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import replace_module
 from sinkquant.transforms.hadamard import fast_hadamard
 
-RANGE_ROWS = 4096  # rows that a range search looks at, evenly spaced
+RANGE_ROWS = 2048  # rows that a range search looks at, evenly spaced
 
 
 def quantize_block(model: nn.Module, run: BlockRun, plan: Plan, threshold: float) -> list[Tensor]:

@@ -214,5 +214,5 @@ def _quantize_ends(model: Any, roles: Roles, plan: Plan) -> None:
         codes = round_to_nearest(head.weight, scheme.weight, search=True)
         replace_module(model, roles.head, QuantizedLinear.from_linear(head, scheme, codes))
     if settings.embedding_bits < 16:
-        made, _ = QuantizedEmbedding.from_embedding(model.get_submodule(roles.embedding))
+        made = QuantizedEmbedding.from_embedding(model.get_submodule(roles.embedding))
         replace_module(model, roles.embedding, made)

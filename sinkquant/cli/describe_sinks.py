@@ -18,11 +18,12 @@ MEANING = {
 def report_sheets(report: SinkReport) -> Iterator[Sheet]:
     """The verdict, what was found, the prefix with its reason, and a line a block."""
     verdicts = [(verdict.value, MEANING[verdict]) for verdict in report.verdict]
-    text = f"{report.tokens} tokens of {report.calibration}, BOS {report.bos}"
-    yield rows(f"Verdict on {report.model} ({text}, {report.seconds:.1f} s)", ("", ""), verdicts)
+    text = f"{report.tokens} tokens, BOS {report.bos}, {report.seconds:.1f} s"
+    yield rows(f"Verdict on {report.model} ({text})", ("", ""), verdicts)
     if report.sinks:
-        facts = ("token", "from", "drop", "residual", "down", "attention", "heads", "block[row,column]")
-        yield rows("Sinks (ratios to the median token; the weight that writes them)", facts, map(_sink, report.sinks))
+        facts = ("token", "from", "drop", "residual", "down", "attention", "heads", "weight")
+        title = "Sinks (ratios to the median token; weight: the block[row, column] that writes it)"
+        yield rows(title, facts, map(_sink, report.sinks))
     if report.channels:
         found = [
             (c.index, _span(c.blocks), c.ratio, "every token" if c.every_token else "sinks") for c in report.channels
@@ -46,7 +47,8 @@ def _sink(sink: Sink) -> tuple[object, ...]:
 
 def _block(layer: LayerStats) -> tuple[object, ...]:
     heads = f"{layer.heads_above}/{layer.heads}"
-    return (layer.index, layer.residual_ratio, layer.residual_channel, layer.down_ratio, layer.received_attention, heads)
+    residual = (layer.residual_ratio, layer.residual_channel)
+    return (layer.index, *residual, layer.down_ratio, layer.received_attention, heads)
 
 
 def _prefix(prefix: PrefixChoice) -> Iterator[tuple[str, object]]:

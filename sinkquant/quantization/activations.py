@@ -8,8 +8,9 @@ from torch import Tensor
 from sinkquant.quantization.grid import Grid, fake_quantize, scale_and_zero
 from sinkquant.quantization.scheme import ActivationScheme
 
-STEPS = 48  # candidates of the clip search
-SMALLEST = 0.08  # smallest share of the range that is tried
+STEPS = 40  # candidates of the clip search
+SMALLEST = 0.1  # smallest share of the range that is tried
+SKETCH = 64  # random combinations of outputs that stand for all of them in the clip search
 
 
 def token_ranges(x: Tensor, scheme: ActivationScheme) -> tuple[Tensor, Tensor | None]:
@@ -25,17 +26,24 @@ def static_range(rows: Tensor, grid: Grid, *, search: bool, weight: Tensor | Non
     """Scale and zero point (1,) for all of `rows` (tokens, width).
 
     With `search`, the share of the full range with the smallest squared error; the error is that of the layer's output
-    if `weight` (out, width) is given (its Gram matrix weighs the error), else that of the input itself.
+    if `weight` (out, width) is given, estimated on random ±1 combinations of the outputs (their expected squared norm is
+    the whole error's: Hutchinson's estimator), else that of the input itself.
     """
     low, high = rows.amin().float().reshape(1), rows.amax().float().reshape(1)
     if not search:
         return scale_and_zero(low, high, grid)
-    gram = None if weight is None else (weight.float().T @ weight.float())
+    sketch = None if weight is None else _sketch(weight.float())
     best, kept = None, (low, high)
     for share in torch.linspace(1.0, SMALLEST, STEPS).tolist():
         scale, zero = scale_and_zero(low * share, high * share, grid)
         error = fake_quantize(rows, scale, zero, grid).sub_(rows)
-        loss = float(error.pow(2).sum() if gram is None else ((error @ gram) * error).sum())
+        loss = float((error if sketch is None else error @ sketch).pow_(2).sum())
         if best is None or loss < best:
             best, kept = loss, (low * share, high * share)
     return scale_and_zero(*kept, grid)
+
+
+def _sketch(weight: Tensor) -> Tensor:
+    """(width, SKETCH) random combinations of the rows of `weight` (out, width)."""
+    bits = torch.randint(0, 2, (SKETCH, weight.shape[0]), generator=torch.Generator().manual_seed(0))
+    return (weight.T @ (bits * 2.0 - 1.0).T.to(weight)) / SKETCH**0.5

@@ -10,8 +10,6 @@ from torch import Tensor
 from sinkquant.quantization.grid import dequantize, quantize, scale_and_zero
 from sinkquant.quantization.scheme import WeightScheme
 
-SHARES = 60  # candidates of the clip search, from the full range down to 40 % of it
-
 
 @dataclass(frozen=True)
 class QuantizedWeight:
@@ -24,6 +22,11 @@ class QuantizedWeight:
     def dequantized(self) -> Tensor:
         """The weight (out, in) float32 that the codes stand for."""
         return expand_and_dequantize(self.codes, self.scale, self.zero)
+
+
+def clip_candidates(bits: int) -> list[float]:
+    """Shares of the full range that a clip search tries: coarse grids gain from a narrower range, 8 bits hardly."""
+    return torch.linspace(1.0, 0.85, 6).tolist() if bits >= 8 else torch.linspace(1.0, 0.4, 40).tolist()
 
 
 def expand_and_dequantize(codes: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
@@ -54,7 +57,7 @@ def weight_ranges(
         return scale, zero
     heavy = None if importance is None else importance.float().reshape(1, w.shape[1], -1)
     best = torch.full_like(scale, float("inf"))
-    for share in torch.linspace(1.0, 0.4, SHARES).tolist():
+    for share in clip_candidates(scheme.bits):
         s, z = scale_and_zero(low * share, high * share, scheme.grid)
         error = dequantize(quantize(w, s[..., None], z[..., None], scheme.grid), s[..., None], z[..., None]).sub_(w)
         loss = (error.pow_(2) if heavy is None else error.pow_(2).mul_(heavy)).sum(-1)

@@ -67,7 +67,9 @@ def build_report(
     sinks: list[Sink] = []
     if positional:
         sinks.append(
-            measure_sink(model, roles, seen, first, threshold, token=ANY_TOKEN, token_id=None, position=0, frequency=1.0)
+            measure_sink(
+                model, roles, seen, first, threshold, token=ANY_TOKEN, token_id=None, position=0, frequency=1.0
+            )
         )
     texts = _Texts(tokenizer)
     ranked = sorted(content, key=lambda token: -_weight(seen, content[token], threshold))[:MAX_CONTENT]
@@ -79,7 +81,7 @@ def build_report(
             measure_sink(
                 model, roles, seen, where, threshold, token=texts[token], token_id=token,
                 position=0 if only_first else None, frequency=share,
-            )  # fmt: skip
+            )
         )
     where = torch.stack([*content.values(), first & positional]).any(dim=0)
 

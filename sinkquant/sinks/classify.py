@@ -27,8 +27,8 @@ def choose_threshold(sweep: Mapping[float, int]) -> float:
 
     No single number fits all models; on the plateau the choice does not matter. The first of equal runs wins.
     """
-    taus, runs = sorted(sweep), []
-    for tau in taus:
+    runs: list[list[float]] = []
+    for tau in sorted(sweep):
         if runs and sweep[runs[-1][-1]] == sweep[tau]:
             runs[-1].append(tau)
         else:
@@ -57,7 +57,7 @@ def is_positional(seen: Observation, probes: Probes, threshold: float) -> bool:
 def content_sinks(seen: Observation, probes: Probes, threshold: float, positional: bool) -> dict[int, Tensor]:
     """Token ids that are sinks by what they are, and for each (N, T) bool where.
 
-    Behind position 0 a sink has to stand out in the stream and draw attention in some head. At position 0 of plain
+    Behind position 0 a sink has to stand out in the stream and draw attention in some head. At position 0 of usual
     text a sink that does not survive another first token is one by content too (a BOS without which there is none).
     """
     chosen = torch.tensor([kind != Kind.BOS for kind in probes.kinds], device=seen.ids.device)
@@ -65,8 +65,8 @@ def content_sinks(seen: Observation, probes: Probes, threshold: float, positiona
     late[:, 0] = False
     late &= chosen[:, None]
     if not positional:
-        plain = torch.tensor([kind == Kind.PLAIN for kind in probes.kinds], device=seen.ids.device)
-        late[:, 0] = sink_tokens(seen, threshold)[:, 0] & plain
+        usual = torch.tensor([kind in (Kind.PLAIN, Kind.PERMUTED) for kind in probes.kinds], device=seen.ids.device)
+        late[:, 0] = sink_tokens(seen, threshold)[:, 0] & usual
     return {int(token): late & (seen.ids == token) for token in seen.ids[late].unique()}
 
 

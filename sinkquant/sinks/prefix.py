@@ -67,13 +67,14 @@ def choose_prefix(
     """The shortest prefix of `candidates` (best first; its first stands for BOS) that leaves no sink, or on which one
     more token does not improve. Returns it with the signals behind it."""
     best, seen = test.run_without()
-    without, trials = best, [best]
+    without, trials, refused = best, [best], False
     if best.sinks_left == 0:
         return _choice(best, trials, (), "the held-out text shows no sink: nothing to absorb", best.loss), seen
     for length in range(1, min(max_prefix, len(candidates)) + 1):
         trial, behind = test.run(tuple(candidates[:length]))
         trials.append(trial)
         if trial.sinks_left >= best.sinks_left:
+            refused = True
             break
         best, seen = trial, behind
         if best.sinks_left == 0:
@@ -87,9 +88,11 @@ def choose_prefix(
     if not best.ids:
         reason = "no candidate in front of the text reduces the number of its sinks"
     elif best.sinks_left == 0:
-        reason = f"with {tokens} in front no sink is left of {without.sinks_left} in the held-out text"
+        shown = " ".join(map(repr, tokens))
+        reason = f"with {shown} in front no sink is left of {without.sinks_left} in the held-out text"
     else:
-        reason = f"{best.sinks_left} of {without.sinks_left} sinks are left; one more token was not tried or did not help"
+        more = "one more token does not help" if refused else "there is no further candidate"
+        reason = f"{best.sinks_left} of {without.sinks_left} sinks are left in the held-out text and {more}"
     return _choice(best, trials, tokens, reason, without.loss), seen
 
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-EXPERIMENTS = 2  # sequences an experiment
+EXPERIMENTS = 1  # sequences an experiment: there are several, and a sink that depends on text is none
 
 
 class Kind(StrEnum):

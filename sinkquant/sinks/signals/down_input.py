@@ -1,4 +1,4 @@
-"""Activation spikes: tokens that stand out at the input of the feed-forward's last linear, where static ranges break."""
+"""Activation spikes: tokens far out at the input of a feed-forward's last linear: static ranges break there."""
 
 from __future__ import annotations
 

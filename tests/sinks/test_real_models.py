@@ -1,0 +1,69 @@
+"""Detection in trained models: one with a positional sink, one without any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sinkquant.models.trace import trace_roles
+from sinkquant.sinks.build import build_report
+from sinkquant.sinks.report import SinkReport, Verdict
+
+WINDOWS, HELD_OUT = 8, 4
+
+
+def detect(path: Path, text: str, length: int) -> SinkReport:
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    ids = tokenizer(text[:40_000], add_special_tokens=False, verbose=False)["input_ids"]
+    windows = torch.tensor(ids[: (WINDOWS + HELD_OUT) * length]).reshape(-1, length)
+    return build_report(
+        model, trace_roles(model), tokenizer, windows[:WINDOWS], windows[WINDOWS:], bos=False, label="m", digest="d"
+    )
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_path: Path, wiki_valid_text: str) -> SinkReport:
+    return detect(smollm2_path, wiki_valid_text, 256)
+
+
+def test_smollm2_has_a_positional_sink(smollm2: SinkReport) -> None:
+    assert smollm2.verdict == (Verdict.POSITIONAL,)
+    sink = smollm2.sinks[0]
+    assert (sink.position, sink.token_id, sink.emergence, sink.drop) == (0, None, 11, 28)
+    assert smollm2.channels[0].index == 507
+    assert not smollm2.channels[0].every_token
+    assert sink.origin is not None
+    assert (sink.origin.layer, sink.origin.row) == (11, 507)
+
+
+def test_smollm2_signals_by_block(smollm2: SinkReport) -> None:
+    assert 1900 < smollm2.layers[11].down_ratio < 2500
+    assert all(6 <= layer.heads_above <= 9 for layer in smollm2.layers[12:29])
+    assert all(layer.residual_channel == 507 for layer in smollm2.layers[11:28])
+    assert all(layer.key_norm_ratio < 0.5 for layer in smollm2.layers[12:28])
+
+
+def test_smollm2_prefix_is_bos_and_leaves_residual_sinks(smollm2: SinkReport) -> None:
+    assert smollm2.prefix.ids == (1,)
+    assert smollm2.prefix.left < smollm2.prefix.trials[0].sinks_left
+    left = {sink.token: set(sink.blocks) for sink in smollm2.residual}
+    assert {2, 9} <= left[" the"]
+    assert {2, 9, 10} <= left[" "]
+
+
+def test_stories260k_has_none(stories_path: Path, shared_dir: Path) -> None:
+    excerpt = next((shared_dir / "assets/data/tinystories").glob("*.txt"), None)
+    if excerpt is None:
+        pytest.skip("the TinyStories excerpts are missing: they are part of the shared assets")
+    report = detect(stories_path, excerpt.read_text(encoding="utf-8"), 128)
+    assert report.verdict == (Verdict.NONE,)
+    assert report.sinks == ()
+    assert report.channels == ()
+    assert report.prefix.ids == ()
+    assert report.prefix.left == 0
+    assert "no sinks" in report.prefix.reason
+    assert max(layer.residual_ratio for layer in report.layers) < 13
