@@ -99,6 +99,4 @@ def _round(weight: Tensor, scheme: LinearScheme, plan: Plan, hessian: Tensor | N
     search = settings.clip == "mse"
     if hessian is None:
         return round_to_nearest(weight, scheme.weight, search=search)
-    return gptq(
-        weight, hessian, scheme.weight, damping=settings.damping, act_order=settings.act_order, search=search
-    )
+    return gptq(weight, hessian, scheme.weight, damping=settings.damping, act_order=settings.act_order, search=search)

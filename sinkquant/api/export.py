@@ -67,9 +67,7 @@ def _sink_facts(plan: Plan, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _quantization(
-    model: Any, roles: Roles, plan: Plan, schemes: dict[str, LinearScheme]
-) -> SinkquantQuantization:
+def _quantization(model: Any, roles: Roles, plan: Plan, schemes: dict[str, LinearScheme]) -> SinkquantQuantization:
     attentions = [block.attention for block in roles.blocks if block.attention is not None]
     if len(attentions) < len(roles.blocks) and plan.prefix:
         raise SinkquantError("some blocks have no attention to hold the prefix; use --set sinks.prefix=none.")

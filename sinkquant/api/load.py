@@ -31,4 +31,8 @@ def load(path: str | Path, *, dtype: torch.dtype | str = "auto", device_map: Any
     stated = facts.get("model_fingerprint")
     if stated is not None and stated != manifest.get("model_fingerprint"):
         raise SinkquantError(f"the prefix in {folder} belongs to another model: quantize this model again.")
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    if manifest["recipe"]["target"] == "portable":
+        with torch.no_grad():  # compressed-tensors unpacks at the first call of the whole model; its parts come later
+            model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device), use_cache=False)
+    return model

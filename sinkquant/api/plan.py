@@ -98,7 +98,9 @@ def _group_size(wanted: int | None, width: int, notes: list[str]) -> int | None:
         return wanted
     power = wanted & -wanted
     if power != wanted:
-        raise UsageError(f"weights.group_size {wanted} does not divide a layer of {width} inputs: choose a power of two.")
+        raise UsageError(
+            f"weights.group_size {wanted} does not divide a layer of {width} inputs: choose a power of two."
+        )
     while width % power:
         power //= 2
     if power < 8:

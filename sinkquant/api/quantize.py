@@ -24,8 +24,8 @@ from sinkquant.calibration.walk import Walk
 from sinkquant.checkpoint.folder import check_space, check_target, new_folder
 from sinkquant.errors import SinkquantError
 from sinkquant.evaluation.score import evaluate_one
-from sinkquant.models.finite import check_finite
 from sinkquant.models.fingerprint import fingerprint
+from sinkquant.models.finite import check_finite
 from sinkquant.models.load import load_model, load_tokenizer
 from sinkquant.models.roles import Roles
 from sinkquant.models.source import resolve
@@ -95,8 +95,10 @@ def quantize(
     report = None
     with stages("detect"):
         if chosen.sinks.prefix == "auto" or chosen.sinks.exclude:
-            report = detect_loaded(network, roles, tokenizer, text, held_out, bos=bos, label=source.label,
-                                   max_prefix=chosen.sinks.max_prefix, progress=lambda d, t: tell("detect", d, t))  # fmt: skip
+            report = detect_loaded(
+                network, roles, tokenizer, text, held_out, bos=bos, label=source.label,
+                max_prefix=chosen.sinks.max_prefix, progress=lambda d, t: tell("detect", d, t),
+            )  # fmt: skip
     prefix = _prefix(chosen, report)
     plan = make_plan(chosen, prefix, roles, _shapes(network, roles), refuse_prefix(roles))
     if planned is not None:
@@ -107,7 +109,9 @@ def quantize(
 
     begins = tokenizer.bos_token_id if bos and tokenizer.bos_token_id not in plan.prefix else None
     with stages("baseline"):
-        baseline = evaluate_one(network, with_bos(held_out, tokenizer.bos_token_id if bos else None), scored=_scored(bos))
+        baseline = evaluate_one(
+            network, with_bos(held_out, tokenizer.bos_token_id if bos else None), scored=_scored(bos)
+        )
     with stages("transform"):
         exactness = transform(network, roles, plan, text)
     with stages("quantize"):
@@ -131,7 +135,9 @@ def quantize(
             gc.collect()
             reloaded = load(folder, dtype=torch.float32)
             if not torch.equal(padded_logits(reloaded, rows, mask), expected):
-                raise SinkquantError("the written checkpoint does not give the logits of the model in memory; report this.")
+                raise SinkquantError(
+                    "the written checkpoint does not give the logits of the model in memory; report this."
+                )
             outcome = evaluate_one(reloaded, with_bos(held_out, begins), scored=_scored(begins is not None))
             figures |= {
                 "baseline_perplexity": baseline.perplexity, "result_perplexity": outcome.perplexity,
@@ -183,7 +189,7 @@ def _prefix(recipe: Recipe, report: SinkReport | None) -> tuple[int, ...]:
 def _shapes(model: nn.Module, roles: Roles) -> dict[str, tuple[int, int]]:
     names = [name for block in roles.blocks for name in block.linears] + [roles.embedding]
     names += [roles.head] if roles.head is not None else []
-    return {name: tuple(model.get_submodule(name).weight.shape) for name in names}  # type: ignore[misc, union-attr, operator]
+    return {name: tuple(model.get_submodule(name).weight.shape) for name in names}  # type: ignore[misc, union-attr, operator, arg-type]
 
 
 def _quantize_blocks(

@@ -95,10 +95,12 @@ class Walk:
         rows = max(1, TOKENS_PER_BATCH // ids.shape[1])
         self.ids = list(ids.split(rows))
         padded = mask is not None and not bool(mask.all())
-        self.masks = [torch.ones_like(i, dtype=torch.bool) for i in self.ids] if mask is None else list(mask.split(rows))
+        self.masks = (
+            [torch.ones_like(i, dtype=torch.bool) for i in self.ids] if mask is None else list(mask.split(rows))
+        )
         self.inputs: list[Tensor] = []
         with _recorders(model, roles) as recorders, own_attention(model), torch.no_grad():
-            body = model.get_decoder() if hasattr(model, "get_decoder") else model  # the head is not needed
+            body: Any = getattr(model, "get_decoder", lambda: model)()  # the head is not needed
             for batch, real in zip(self.ids, self.masks, strict=True):
                 arguments = {"attention_mask": real.long()} if padded else {}
                 hook = recorders[0].register_forward_pre_hook(lambda _, args: self.inputs.append(args[0]))

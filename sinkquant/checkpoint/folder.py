@@ -48,7 +48,9 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
             partial.rename(target)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise SinkquantError(f"no space is left for {target}: free some space and run the command again.") from error
+            raise SinkquantError(
+                f"no space is left for {target}: free some space and run the command again."
+            ) from error
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -36,7 +36,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise SinkquantError(f"{path} is no valid JSON: write the checkpoint again.") from error
     if manifest.get("format") != FORMAT:
-        raise SinkquantError(f"{path} has format {manifest.get('format')}: install the sinkquant version that wrote it.")
+        raise SinkquantError(
+            f"{path} has format {manifest.get('format')}: install the sinkquant version that wrote it."
+        )
     return manifest
 
 

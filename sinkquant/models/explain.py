@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -92,7 +93,7 @@ def _writers(
     own = {e.name: e for e in linears}
     points = [p for p in points[:-1] if not any(_same(p, li.output) for li in linears)] + points[-1:]
     writers = []
-    for before, after in zip(points, points[1:], strict=False):
+    for before, after in pairwise(points):
         added = after.double() - before.double()
         plain = next((e for e in linears if collinear(added, e.output)), None)
         if plain is not None:

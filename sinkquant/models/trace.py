@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ def recording(model: nn.Module) -> Iterator[Trace]:
 
 def run_tokens(model: nn.Module) -> None:
     """One forward pass over a few different tokens."""
-    vocabulary = model.config.get_text_config().vocab_size  # type: ignore[union-attr]
+    vocabulary = model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
     device = next(model.parameters()).device
     ids = (torch.arange(1, TOKENS + 1, device=device) * 7919) % vocabulary
     model(input_ids=ids[None], use_cache=False)
@@ -143,7 +144,7 @@ def _stack(model: nn.Module, trace: Trace) -> tuple[str, list[str]]:
             events = [trace.of(name) for name in names]
         except StopIteration:
             continue
-        if all(a.output is b.input for a, b in zip(events, events[1:], strict=False)):
+        if all(a.output is b.input for a, b in pairwise(events)):
             best = (list_name, names)
     if not best[1]:
         raise SinkquantError(
@@ -157,7 +158,7 @@ def _name_of(model: nn.Module, wanted: nn.Module) -> str:
 
 
 def _rope(model: nn.Module) -> str:
-    config = model.config.get_text_config()  # type: ignore[union-attr]
+    config = model.config.get_text_config()  # type: ignore[union-attr, operator]
     parameters = getattr(config, "rope_parameters", None)
     if not parameters:
         return "none"

@@ -26,8 +26,8 @@ def static_range(rows: Tensor, grid: Grid, *, search: bool, weight: Tensor | Non
     """Scale and zero point (1,) for all of `rows` (tokens, width).
 
     With `search`, the share of the full range with the smallest squared error; the error is that of the layer's output
-    if `weight` (out, width) is given, estimated on random ±1 combinations of the outputs (their expected squared norm is
-    the whole error's: Hutchinson's estimator), else that of the input itself.
+    if `weight` (out, width) is given, estimated on random ±1 combinations of the outputs (Hutchinson's estimator), else
+    that of the input itself.
     """
     low, high = rows.amin().float().reshape(1), rows.amax().float().reshape(1)
     if not search:

@@ -6,7 +6,7 @@ top-level key `sinkquant`. Loading gives the base model's own configuration clas
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
@@ -27,16 +27,17 @@ class SinkquantConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """The base model's configuration."""
         facts = config_dict.get(KEY) or {}
-        base_type = facts.get("base_model_type")
+        base_type = str(facts.get("base_model_type"))
         if base_type not in CONFIG_MAPPING:
             raise SinkquantError(
                 f"the checkpoint's base model {base_type!r} is unknown to this transformers; upgrade transformers."
             )
-        return sink_aware(CONFIG_MAPPING[base_type]).from_dict({**config_dict, "model_type": base_type}, **kwargs)
+        base: Any = CONFIG_MAPPING[base_type]
+        return sink_aware(base).from_dict({**config_dict, "model_type": base_type}, **kwargs)
 
 
-@lru_cache(maxsize=None)
-def sink_aware(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
+@cache
+def sink_aware(base: Any) -> Any:
     """`base` with another name on disk. It keeps its Python name, by which transformers finds the model class."""
 
     def to_dict(self: Any) -> dict[str, Any]:
@@ -49,7 +50,8 @@ def make_sink_aware(config: PreTrainedConfig, facts: dict[str, Any], quantizatio
     """The configuration to save with a sink-aware model."""
     fields = {**config.to_dict(), KEY: {"base_model_type": config.model_type, **facts}}
     fields.pop("quantization_config", None)
-    made = sink_aware(type(config)).from_dict(fields)
+    base: Any = type(config)
+    made = sink_aware(base).from_dict(fields)
     made.quantization_config = quantization
     return made
 

@@ -34,6 +34,7 @@ class KVStage:
         sink_key = getattr(module, "sink_key", None)
         return call if sink_key is None else prepend(call, sink_key, module.sink_value)  # type: ignore[arg-type]
 
+
 def prepend(call: AttentionCall, sink_key: Tensor, sink_value: Tensor) -> AttentionCall:
     """The call with the prefix in front of keys and values, visible to every query."""
     call = call.explicit()

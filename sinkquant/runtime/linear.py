@@ -53,9 +53,11 @@ class QuantizedLinear(nn.Module):
                 made.register_buffer(name, tensor)
         if scheme.activation is not None and scheme.activation.mode == "static":
             assert input_range is not None
-            made.input_scale = input_range[0].detach().float().reshape(1)
+            made.input_scale = (
+                input_range[0].detach().float().reshape(1).clone()
+            )  # linears of one site must not share storage on disk
             if not scheme.activation.symmetric:
-                made.input_zero_point = input_range[1].detach().to(torch.int8).reshape(1)
+                made.input_zero_point = input_range[1].detach().to(torch.int8).reshape(1).clone()
         if module.bias is not None:
             made.bias = nn.Parameter(module.bias.detach(), requires_grad=False)
         return made.requires_grad_(False)
@@ -67,8 +69,9 @@ class QuantizedLinear(nn.Module):
             return x
         if scheme.mode == "dynamic":
             return fake_quantize(x, *token_ranges(x, scheme), scheme.grid)
-        zero = None if scheme.symmetric else self.input_zero_point.to(x.dtype)
-        return fake_quantize(x, self.input_scale.to(x.dtype), zero, scheme.grid)
+        scale, zero = self._buffers["input_scale"], self._buffers.get("input_zero_point")
+        assert scale is not None
+        return fake_quantize(x, scale.to(x.dtype), None if zero is None else zero.to(x.dtype), scheme.grid)
 
     def dequantized_weight(self, dtype: torch.dtype) -> Tensor:
         """The weight (out, in) that the codes stand for."""

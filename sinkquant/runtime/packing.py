@@ -26,7 +26,9 @@ def pack(weight: QuantizedWeight, scheme: WeightScheme) -> dict[str, Tensor]:
         tensors["weight"] = weight.codes.contiguous()
     if weight.zero is not None:
         packed = scheme.packed
-        tensors["weight_zero_point"] = pack_to_int32(weight.zero, scheme.bits, 0) if packed else weight.zero.contiguous()
+        tensors["weight_zero_point"] = (
+            pack_to_int32(weight.zero, scheme.bits, 0) if packed else weight.zero.contiguous()
+        )
     return tensors
 
 
@@ -46,7 +48,9 @@ def empty(scheme: WeightScheme, out_features: int, in_features: int) -> dict[str
     groups = in_features // (scheme.group_size or in_features)
     tensors = {"weight_scale": torch.empty(out_features, groups)}
     if scheme.packed:
-        tensors["weight_packed"] = torch.empty(out_features, math.ceil(in_features * scheme.bits / 32), dtype=torch.int32)
+        tensors["weight_packed"] = torch.empty(
+            out_features, math.ceil(in_features * scheme.bits / 32), dtype=torch.int32
+        )
         tensors["weight_shape"] = torch.empty(2, dtype=torch.int64)
     else:
         tensors["weight"] = torch.empty(out_features, in_features, dtype=torch.int8)

@@ -10,7 +10,6 @@ from typing import Any
 from transformers.quantizers.base import HfQuantizer
 
 
-
 class SinkquantQuantizer(HfQuantizer):
     """Builds the quantized modules before the weights are loaded; the tensors then load as they are stored."""
 

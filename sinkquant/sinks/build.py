@@ -79,8 +79,15 @@ def build_report(
         share = int(where.sum()) / occurrences(seen, token, everywhere)
         sinks.append(
             measure_sink(
-                model, roles, seen, where, threshold, token=texts[token], token_id=token,
-                position=0 if only_first else None, frequency=share,
+                model,
+                roles,
+                seen,
+                where,
+                threshold,
+                token=texts[token],
+                token_id=token,
+                position=0 if only_first else None,
+                frequency=share,
             )
         )
     where = torch.stack([*content.values(), first & positional]).any(dim=0)

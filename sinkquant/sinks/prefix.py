@@ -29,13 +29,13 @@ class PrefixTest:
 
     def run(self, prefix: tuple[int, ...]) -> tuple[Trial, Observation]:
         """Put `prefix` in front of the windows; sinks and medians are those of the text behind it."""
-        seen = observe(self.model, self.roles, in_front(self.windows, prefix)).text(len(prefix))
+        seen = observe(self.model, self.roles, in_front(self.windows, prefix), plain=1).text(len(prefix))
         left = int(sink_tokens(seen, self.threshold).sum())
         return Trial(ids=prefix, sinks_left=left, loss=text_loss(self.model, self.windows, prefix)), seen
 
     def run_without(self) -> tuple[Trial, Observation]:
         """The text as it is usually given; a BOS in front of it counts as a sink like any token."""
-        seen = observe(self.model, self.roles, in_front(self.windows, self.usual))
+        seen = observe(self.model, self.roles, in_front(self.windows, self.usual), plain=1)
         left = int(sink_tokens(seen, self.threshold).sum())
         return Trial(ids=(), sinks_left=left, loss=text_loss(self.model, self.windows, self.usual)), seen
 
@@ -91,7 +91,7 @@ def choose_prefix(
         shown = " ".join(map(repr, tokens))
         reason = f"with {shown} in front no sink is left of {without.sinks_left} in the held-out text"
     else:
-        more = "one more token does not help" if refused else "there is no further candidate"
+        more = "one more token does not help" if refused else "no further candidate was allowed or known"
         reason = f"{best.sinks_left} of {without.sinks_left} sinks are left in the held-out text and {more}"
     return _choice(best, trials, tokens, reason, without.loss), seen
 

@@ -30,13 +30,13 @@ def fold_norm(model: nn.Module, norm: Norm, readers: tuple[str, ...]) -> None:
             assert isinstance(linear, nn.Linear)
             weight = linear.weight.double()
             if shift is not None:
-                added = weight @ shift.double()
+                added = weight @ shift.double()  # type: ignore[operator]
                 before = added.new_zeros(added.shape) if linear.bias is None else linear.bias.double()
                 linear.bias = nn.Parameter((before + added).to(linear.weight.dtype), requires_grad=False)
             linear.weight.copy_(weight * scale.to(weight.device))
         clear(module, norm.kind)
         if shift is not None:
-            shift.zero_()
+            shift.zero_()  # type: ignore[operator]
 
 
 def untie(model: nn.Module, roles: Roles) -> None:
@@ -44,7 +44,7 @@ def untie(model: nn.Module, roles: Roles) -> None:
     if not roles.tied or roles.head is None:
         return
     head = model.get_submodule(roles.head)
-    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)  # type: ignore[operator]
     model.config.tie_word_embeddings = False  # type: ignore[union-attr]
     model.config.get_text_config().tie_word_embeddings = False  # type: ignore[union-attr, operator]
 

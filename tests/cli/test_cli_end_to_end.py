@@ -73,6 +73,8 @@ def test_quantize_json_is_one_object(cli: Cli, model_folder: Path, text_file: Pa
     assert content["path"] == str(out)
     assert content["plan"]["recipe"]["name"] == "w8a8"
     assert {"load", "quantize", "export", "prove"} <= content["seconds"].keys()
+    evaluated = cli("evaluate", out, "--baseline", model_folder, "--text", text_file, "--max-tokens", 128, "--json")
+    assert json.loads(evaluated.stdout)["tokens"] == 127
 
 
 def test_a_dry_run_writes_nothing(cli: Cli, model_folder: Path, text_file: Path, tmp_path: Path) -> None:

@@ -67,9 +67,7 @@ def tokenizer() -> SimpleNamespace:
 
 def detect(ids: torch.Tensor, held_out: torch.Tensor, bos: bool) -> SinkReport:
     model = planted_llama()
-    return build_report(
-        model, trace_roles(model), tokenizer(), ids, held_out, bos=bos, label="planted", digest="d"
-    )
+    return build_report(model, trace_roles(model), tokenizer(), ids, held_out, bos=bos, label="planted", digest="d")
 
 
 @pytest.fixture(scope="module")

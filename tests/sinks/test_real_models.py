@@ -30,6 +30,7 @@ def smollm2(smollm2_path: Path, wiki_valid_text: str) -> SinkReport:
     return detect(smollm2_path, wiki_valid_text, 256)
 
 
+@pytest.mark.slow
 def test_smollm2_has_a_positional_sink(smollm2: SinkReport) -> None:
     assert smollm2.verdict == (Verdict.POSITIONAL,)
     sink = smollm2.sinks[0]
@@ -40,6 +41,7 @@ def test_smollm2_has_a_positional_sink(smollm2: SinkReport) -> None:
     assert (sink.origin.layer, sink.origin.row) == (11, 507)
 
 
+@pytest.mark.slow
 def test_smollm2_signals_by_block(smollm2: SinkReport) -> None:
     assert 1900 < smollm2.layers[11].down_ratio < 2500
     assert all(6 <= layer.heads_above <= 9 for layer in smollm2.layers[12:29])
@@ -47,6 +49,7 @@ def test_smollm2_signals_by_block(smollm2: SinkReport) -> None:
     assert all(layer.key_norm_ratio < 0.5 for layer in smollm2.layers[12:28])
 
 
+@pytest.mark.slow
 def test_smollm2_prefix_is_bos_and_leaves_residual_sinks(smollm2: SinkReport) -> None:
     assert smollm2.prefix.ids == (1,)
     assert smollm2.prefix.left < smollm2.prefix.trials[0].sinks_left

@@ -1,0 +1,122 @@
+"""Each transformation alone and all together: logits before = logits after, in float32, with padding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    StaticCache,
+)
+
+from sinkquant.api.plan import make_plan
+from sinkquant.api.quantize import _shapes
+from sinkquant.api.transform import logits_of, transform
+from sinkquant.models.trace import trace_roles
+from sinkquant.recipes import Recipe, load_recipe
+from sinkquant.transforms.prefix import refuse_prefix
+
+PARTS = ("fold_norms", "r1", "r2", "r3", "r4")
+
+
+def recipe(*parts: str) -> Recipe:
+    return load_recipe("w8a8-static", [f"transforms.{part}={str(part in parts).lower()}" for part in PARTS])
+
+
+def shaken(model: torch.nn.Module) -> torch.nn.Module:
+    """Random norms and biases, so that forgetting one shows."""
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+        assert name
+    return model.eval().requires_grad_(False)
+
+
+def run(model: torch.nn.Module, chosen: Recipe, prefix: tuple[int, ...]) -> float:
+    roles = trace_roles(model)
+    ids = torch.randint(3, 190, (1, 96), generator=torch.Generator().manual_seed(0))
+    plan = make_plan(chosen, prefix, roles, _shapes(model, roles), refuse_prefix(roles))
+    return transform(model, roles, plan, ids)
+
+
+@pytest.mark.parametrize(
+    "parts", [(), ("fold_norms",), ("fold_norms", "r1"), ("r2",), ("r3",), ("r4",), PARTS], ids="+".join
+)
+@pytest.mark.parametrize("prefix", [(), (1,), (1, 5, 7)], ids=len)
+def test_llama(tiny_llama: LlamaForCausalLM, parts: tuple[str, ...], prefix: tuple[int, ...]) -> None:
+    assert run(shaken(tiny_llama), recipe(*parts), prefix) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma3"])
+def test_other_families(family: str) -> None:
+    sizes = dict(vocab_size=199, hidden_size=48, intermediate_size=96, num_hidden_layers=6, num_attention_heads=4,
+                 head_dim=16, num_key_value_heads=2, max_position_embeddings=128)  # fmt: skip
+    torch.manual_seed(0)
+    model = (
+        Qwen2ForCausalLM(Qwen2Config(**sizes)) if family == "qwen2"
+        else Gemma3ForCausalLM(Gemma3TextConfig(**sizes, sliding_window=256))
+    )  # fmt: skip
+    assert run(shaken(model), recipe(*PARTS), (1, 4)) < 1e-5
+
+
+def prepared(model: torch.nn.Module, prefix: tuple[int, ...]) -> torch.nn.Module:
+    run(model, recipe(*PARTS), prefix)
+    return model
+
+
+def test_generation_equals_the_prefix_in_context(tiny_llama: LlamaForCausalLM) -> None:
+    prefix, ids = (1, 9), torch.tensor([[5, 17, 100, 23], [8, 44, 3, 60]])
+    config = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    context = torch.cat([torch.tensor([prefix, prefix]), ids], dim=1)
+    expected = tiny_llama.generate(context, **config)[:, len(prefix) :]
+    beams = tiny_llama.generate(context, num_beams=3, **config)[:, len(prefix) :]
+    torch.manual_seed(3)
+    sampled = tiny_llama.generate(context, **{**config, "do_sample": True})[:, len(prefix) :]
+    model = prepared(tiny_llama, prefix)
+    assert torch.equal(model.generate(ids, **config), expected)
+    assert torch.equal(model.generate(ids, cache_implementation="static", disable_compile=True, **config), expected)
+    assert torch.equal(model.generate(ids, num_beams=3, **config), beams)
+    torch.manual_seed(3)
+    assert torch.equal(model.generate(ids, **{**config, "do_sample": True}), sampled)
+    padded = torch.cat([torch.zeros(1, 2, dtype=torch.long), ids[:1]], dim=1)
+    mask = (padded != 0).long()
+    assert torch.equal(model.generate(padded, attention_mask=mask, **config)[:, 2:], expected[:1])
+
+
+def test_forward_with_masks_positions_and_caches(tiny_llama: LlamaForCausalLM) -> None:
+    prefix, ids = (1, 9), torch.tensor([[5, 17, 100, 23, 42]])
+    expected = logits_of(tiny_llama, ids, torch.ones_like(ids), prefix)
+    model = prepared(tiny_llama, prefix)
+
+    def near(logits: torch.Tensor) -> None:
+        torch.testing.assert_close(logits, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+
+    near(model(ids).logits[0])
+    near(model(ids, attention_mask=torch.ones_like(ids)).logits[0])
+    near(model(ids, position_ids=torch.arange(5)[None]).logits[0])
+    right = torch.cat([ids, torch.zeros(1, 3, dtype=torch.long)], dim=1)
+    near(model(right, attention_mask=(right != 0).long()).logits[0, :5])
+    left = right.roll(3, dims=1)
+    near(model(left, attention_mask=(left != 0).long()).logits[0, 3:])
+    cache = StaticCache(config=model.config, max_cache_len=16)
+    first = model(ids[:, :3], past_key_values=cache).logits[0]
+    second = model(ids[:, 3:], past_key_values=cache, position_ids=torch.tensor([[3, 4]])).logits[0]
+    near(torch.cat([first, second]))
+
+
+def test_smollm2(smollm2_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(smollm2_path, dtype=torch.float32).eval().requires_grad_(False)
+    assert run(model, recipe(*PARTS), (1,)) < 1e-4
+
+
+def test_gemma3(gemma3_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(gemma3_path, dtype=torch.float32).eval().requires_grad_(False)
+    assert run(model, recipe(*PARTS), (2,)) < 1e-4
