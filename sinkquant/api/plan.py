@@ -103,9 +103,9 @@ def _group_size(wanted: int | None, width: int, notes: list[str]) -> int | None:
         )
     while width % power:
         power //= 2
-    if power < 8:
+    if power < 4:
         raise UsageError(
-            f"no group size between 8 and {wanted} divides a layer of {width} inputs: set weights.group_size=null."
+            f"no group size between 4 and {wanted} divides a layer of {width} inputs: set weights.group_size=null."
         )
     notes.append(f"groups of {power} instead of {wanted} where the width is {width}, which {wanted} does not divide")
     return power
