@@ -16,6 +16,7 @@ from sinkquant.sinks.classify import (
     is_positional,
     outlier_channels,
     sink_channels,
+    sink_tokens,
     sweep_thresholds,
     verdicts,
 )
@@ -66,9 +67,10 @@ def build_report(
     first[:, 0] = everywhere
     sinks: list[Sink] = []
     if positional:
+        share = float(sink_tokens(seen, threshold)[everywhere, 0].float().mean())
         sinks.append(
             measure_sink(
-                model, roles, seen, first, threshold, token=ANY_TOKEN, token_id=None, position=0, frequency=1.0
+                model, roles, seen, first, threshold, token=ANY_TOKEN, token_id=None, position=0, frequency=share
             )
         )
     texts = _Texts(tokenizer)

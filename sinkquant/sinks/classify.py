@@ -13,6 +13,7 @@ from sinkquant.sinks.report import Channel, Verdict
 from sinkquant.sinks.signals.received_attention import ABOVE
 
 THRESHOLDS = (5.0, 8.0, 12.0, 20.0, 32.0, 50.0, 64.0, 100.0, 200.0, 500.0, 1000.0)
+PLATEAU = 3.0  # thresholds that differ by less may agree by chance
 CHANNEL_RATIO = 50.0  # a channel this much above the median one on nearly every token is an outlier channel
 
 
@@ -25,7 +26,9 @@ def sweep_thresholds(ratio: Tensor) -> dict[float, int]:
 def choose_threshold(sweep: Mapping[float, int]) -> float:
     """The middle of the longest run of thresholds (on a log scale) over which the count does not change.
 
-    No single number fits all models; on the plateau the choice does not matter. The first of equal runs wins.
+    No single number fits all models; on the plateau the choice does not matter. Beyond the largest ratio every count is
+    0, so that run says how far the thresholds reach, not that there are no sinks: it wins only where no other run
+    covers a factor of `PLATEAU`. The first of equal runs wins.
     """
     runs: list[list[float]] = []
     for tau in sorted(sweep):
@@ -33,13 +36,14 @@ def choose_threshold(sweep: Mapping[float, int]) -> float:
             runs[-1].append(tau)
         else:
             runs.append([tau])
-    longest = max(runs, key=lambda run: run[-1] / run[0])
+    plateaus = [run for run in runs if sweep[run[0]] > 0 and run[-1] / run[0] >= PLATEAU]
+    longest = max(plateaus or runs, key=lambda run: run[-1] / run[0])
     return longest[len(longest) // 2]
 
 
 def sink_tokens(seen: Observation, threshold: float) -> Tensor:
-    """(N, T) bool: tokens that stand out in the residual stream of some block or draw attention of all its heads."""
-    return (seen.residual_ratio.amax(dim=0) >= threshold) | (seen.received.amax(dim=0) > ABOVE)
+    """(N, T) bool: tokens that stand out in the stream of some block, or draw the attention of more than one block."""
+    return (seen.residual_ratio.amax(dim=0) >= threshold) | ((seen.received > ABOVE).sum(dim=0) > 1)
 
 
 def is_positional(seen: Observation, probes: Probes, threshold: float) -> bool:
@@ -103,13 +107,14 @@ def verdicts(positional: bool, content: bool, channel: bool) -> tuple[Verdict, .
 
 
 def emergence_and_drop(magnitude: Tensor, embedding: float) -> tuple[int, int | None]:
-    """Block of the largest rise of a sink's magnitude (L,), and of the largest fall behind it (None: it never falls).
+    """Block of the largest rise of a sink's magnitude (L,), and of the largest fall behind it (None: no block
+    takes half of it away).
 
     `embedding` is the magnitude in front of block 0.
     """
     steps = torch.diff(magnitude, prepend=magnitude.new_tensor([embedding]))
     rise = int(steps.argmax())
     after = steps[rise + 1 :]
-    if len(after) == 0 or float(after.min()) >= 0:
+    if len(after) == 0 or float(after.min()) > -float(magnitude[rise:].max()) / 2:
         return rise, None
     return rise, rise + 1 + int(after.argmin())

@@ -33,9 +33,21 @@ def test_the_threshold_lies_on_the_longest_plateau() -> None:
     assert counts[choose_threshold(counts)] == 8
 
 
+def test_the_empty_end_of_the_sweep_does_not_hide_sinks_of_moderate_ratio() -> None:
+    """Eight sinks with ratios between 100 and 200: the zeros from 200 to 1000 are the longer run."""
+    counts = dict(zip(THRESHOLDS, (40, 35, 26, 12, 8, 8, 8, 8, 0, 0, 0), strict=True))
+    assert counts[choose_threshold(counts)] == 8
+    assert choose_threshold(dict.fromkeys(THRESHOLDS, 0)) == 50.0
+
+
 @pytest.mark.parametrize(
     ("curve", "expected"),
-    [([1.0, 1, 90, 91, 91, 5, 4], (2, 5)), ([1.0, 50, 50], (1, None)), ([80.0, 80, 10], (0, 2))],
+    [
+        ([1.0, 90, 90.1, 90, 91], (1, None)),
+        ([1.0, 1, 90, 91, 91, 5, 4], (2, 5)),
+        ([1.0, 50, 50], (1, None)),
+        ([80.0, 80, 10], (0, 2)),
+    ],
 )
 def test_emergence_and_drop(curve: list[float], expected: tuple[int, int | None]) -> None:
     assert emergence_and_drop(torch.tensor(curve), embedding=1.0) == expected
