@@ -22,12 +22,13 @@ from sinkquant.sinks.classify import (
 )
 from sinkquant.sinks.measure import layer_stats, measure_sink, occurrences
 from sinkquant.sinks.observe import Observation, observe
-from sinkquant.sinks.prefix import PrefixTest, choose_prefix, no_prefix, residual_sinks
+from sinkquant.sinks.prefix import PrefixTest, choose_leading, choose_prefix, no_prefix, residual_sinks
 from sinkquant.sinks.probes import Kind, make_probes
 from sinkquant.sinks.report import Sink, SinkReport
 
 ANY_TOKEN = "any token"
 MAX_CONTENT = 8  # content sinks that are listed, the most frequent ones
+LEADING = 4  # frequent text tokens that are tried in the place of BOS
 
 
 def build_report(
@@ -101,6 +102,10 @@ def build_report(
         choice, behind = no_prefix(test, f"{what}: no prefix is needed")
     else:
         leading = next((t for t in (bos_id, eos_id) if t is not None), int(ids.flatten().mode().values))
+        if positional and not bos:  # a model that is used with BOS keeps it
+            values, counts = ids.flatten().unique(return_counts=True)
+            frequent = values[counts.argsort(descending=True, stable=True)[:LEADING]].tolist()
+            leading, _ = choose_leading(test, list(dict.fromkeys([leading, *frequent])), bos_id)
         candidates = list(dict.fromkeys([leading, *ranked]))
         choice, behind = choose_prefix(test, candidates, texts, max_prefix)
     return SinkReport(

@@ -15,6 +15,7 @@ from sinkquant.sinks.observe import Observation, observe
 from sinkquant.sinks.report import PrefixChoice, ResidualSink, Trial
 
 DOWN_RATIO = 20.0  # a down projection's input beyond this breaks a static range
+START, STARTS = 32, 32  # tokens of a text start, and how many a leading token is tried on
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,23 @@ def no_prefix(test: PrefixTest, reason: str) -> tuple[PrefixChoice, Observation]
     """An empty prefix, said why."""
     trial, seen = test.run_without()
     return _choice(trial, [trial], (), reason, trial.loss), seen
+
+
+def choose_leading(test: PrefixTest, candidates: list[int], begin: int | None) -> tuple[int, dict[int, int]]:
+    """Which token leads the prefix of a positional sink: the one behind which the fewest text starts have a sink.
+
+    Any token at the first position becomes the sink, but not every one keeps the next token from becoming one too.
+    Chat prompts and many tokenizers bring a BOS of their own, so every start is also tried with `begin` in front.
+    Returns the token and the sinks left behind each candidate; the earlier candidate wins a tie.
+    """
+    starts = test.windows[:, : test.windows.shape[1] // START * START].reshape(-1, START)[:STARTS]
+    if begin is not None:
+        starts = torch.cat([starts, in_front(starts[:, :-1], (begin,))])
+    left = {}
+    for token in candidates:
+        seen = observe(test.model, test.roles, in_front(starts, (token,)), plain=1).text(1)
+        left[token] = int(sink_tokens(seen, test.threshold).sum())
+    return min(candidates, key=lambda token: left[token]), left
 
 
 def choose_prefix(
