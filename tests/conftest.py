@@ -30,6 +30,12 @@ def _threads() -> None:
         torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test goes on with another one's unfinished run."""
+    monkeypatch.setenv("SINKQUANT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     return existing(SHARED, "set SINKQUANT_SHARED to the folder with the shared assets")

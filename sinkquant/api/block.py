@@ -27,9 +27,8 @@ def quantize_block(model: nn.Module, run: BlockRun, plan: Plan, threshold: float
     `threshold`: rows whose largest magnitude exceeds that many times the median row's are sink rows and are left out
     of ranges and Hessians (if the recipe says so).
     """
-    attention = run.roles.attention
-    if attention is not None:
-        module = model.get_submodule(attention.module)
+    if run.roles.attention is not None:
+        module = model.get_submodule(run.roles.attention.module)
         install(module, plan.kv, getattr(module, "sink_key", None), getattr(module, "sink_value", None))
     for site in run.roles.sites:
         scheme = plan.linears[site.linears[0]]
@@ -48,12 +47,16 @@ def _needs_rows(plan: Plan, scheme: LinearScheme) -> bool:
 def _site_rows(model: nn.Module, run: BlockRun, site: Site, plan: Plan, threshold: float) -> Tensor:
     """Inputs (tokens, width) of the site, as its grid will see them, without padding and sink rows."""
     kept: list[Tensor] = []
+    weights = plan.linears[site.linears[0]].weight
+    every = 1
+    if weights is None or plan.recipe.weights.method != "gptq":  # a range needs a sample, a Hessian all rows
+        every = max(1, sum(mask.numel() for mask in run.masks) // RANGE_ROWS)
 
     def keep(rows: Tensor, mask: Tensor) -> None:
         if plan.recipe.sinks.exclude:
             size = rows.abs().amax(-1).float()
             mask = mask & (size <= threshold * size[mask].median())
-        kept.append(rows[mask])
+        kept.append(rows[mask][::every].clone())
 
     capture_inputs(run, site.linears[0], keep)
     rows = torch.cat(kept)

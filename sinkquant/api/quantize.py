@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sinkquant.api.block import quantize_block
+from sinkquant.api.blocks import quantize_blocks
 from sinkquant.api.detect import detect_loaded
 from sinkquant.api.export import export
 from sinkquant.api.load import load
@@ -19,11 +19,12 @@ from sinkquant.api.plan import Plan, make_plan
 from sinkquant.api.stages import Stages, peak_memory
 from sinkquant.api.transform import check_batch, padded_logits, transform
 from sinkquant.calibration.bos import bos_policy
-from sinkquant.calibration.data import TokenBatches, load_calibration
-from sinkquant.calibration.walk import Walk
+from sinkquant.calibration.data import TokenBatches, load_calibration, token_batches
 from sinkquant.checkpoint.folder import check_space, check_target, new_folder
+from sinkquant.checkpoint.resume import ResumeStore
 from sinkquant.errors import SinkquantError
 from sinkquant.evaluation.score import evaluate_one
+from sinkquant.evaluation.versions import versions
 from sinkquant.models.fingerprint import fingerprint
 from sinkquant.models.finite import check_finite
 from sinkquant.models.load import load_model, load_tokenizer
@@ -114,19 +115,21 @@ def quantize(
         )
     with stages("transform"):
         exactness = transform(network, roles, plan, text)
+    facts = {
+        "recipe": chosen.model_dump(mode="json"), "recipe_digest": chosen.digest(), "model": source.label,
+        "model_fingerprint": fingerprint(source), "prefix": list(plan.prefix), "bos": bos,
+        "report": report.model_dump(mode="json") if report else None, "notes": list(plan.notes),
+    }  # fmt: skip
     with stages("quantize"):
         threshold = report.threshold if report is not None else DEFAULT_THRESHOLD
-        _quantize_blocks(network, roles, plan, with_bos(text, begins), threshold, lambda d, t: tell("quantize", d, t))
+        ids = with_bos(text, begins)
+        store = ResumeStore(_identity(facts, ids, threshold))
+        quantize_blocks(network, roles, plan, ids, threshold, store, lambda d, t: tell("quantize", d, t))
         _quantize_ends(network, roles, plan)
     gc.collect()
     figures: dict[str, Any] = {"transform_error": exactness}
     with new_folder(target, overwrite=overwrite) as folder:
         with stages("export"):
-            facts = {
-                "recipe": chosen.model_dump(mode="json"), "recipe_digest": chosen.digest(), "model": source.label,
-                "model_fingerprint": fingerprint(source), "prefix": list(plan.prefix), "bos": bos,
-                "report": report.model_dump(mode="json") if report else None, "notes": list(plan.notes),
-            }  # fmt: skip
             export(network, roles, plan, source, folder, facts, figures)
         with stages("prove"):
             rows, mask = check_batch(text, 0)
@@ -143,17 +146,25 @@ def quantize(
                 "baseline_perplexity": baseline.perplexity, "result_perplexity": outcome.perplexity,
                 "tokens": outcome.tokens, "text": "held-out part of the calibration text",
             }  # fmt: skip
-            _add_figures(folder, figures, stages.seconds)
+            _add_figures(folder, figures, stages)
+    store.clear()
     return Result(target, plan, report, figures, stages.seconds, peak_memory())
 
 
-def _add_figures(folder: Path, figures: dict[str, Any], seconds: dict[str, float]) -> None:
+def _add_figures(folder: Path, figures: dict[str, Any], stages: Stages) -> None:
     from sinkquant.checkpoint.manifest import read_manifest, write_manifest
 
     manifest = read_manifest(folder)
-    manifest |= {"figures": figures, "seconds": dict(seconds), "peak_bytes": peak_memory()}
+    manifest |= {"figures": figures, "seconds": stages.seconds, "peak_bytes": stages.peaks}
     manifest.pop("files")
     write_manifest(folder, {key: value for key, value in manifest.items() if key != "format"})
+
+
+def _identity(facts: dict[str, Any], ids: Tensor, threshold: float) -> dict[str, Any]:
+    """Everything that the quantized blocks depend on."""
+    names = ("recipe", "model_fingerprint", "prefix")
+    digest = token_batches(ids, "", "").digest
+    return {name: facts[name] for name in names} | {"text": digest, "threshold": threshold, "versions": versions()}
 
 
 def _texts(recipe: Recipe, source: str | None, tokenizer: Any, model: Any) -> tuple[Tensor, Tensor]:
@@ -190,20 +201,6 @@ def _shapes(model: nn.Module, roles: Roles) -> dict[str, tuple[int, int]]:
     names = [name for block in roles.blocks for name in block.linears] + [roles.embedding]
     names += [roles.head] if roles.head is not None else []
     return {name: tuple(model.get_submodule(name).weight.shape) for name in names}  # type: ignore[misc, union-attr, operator, arg-type]
-
-
-def _quantize_blocks(
-    model: Any, roles: Roles, plan: Plan, ids: Tensor, threshold: float, progress: Callable[[int, int], None]
-) -> None:
-    if all(s.weight is None and s.activation is None for s in plan.linears.values()):
-        from sinkquant.runtime.kv import install
-
-        for block in roles.blocks:  # only the cache changes: nothing needs calibration
-            if block.attention is not None:
-                module = model.get_submodule(block.attention.module)
-                install(module, plan.kv, getattr(module, "sink_key", None), getattr(module, "sink_value", None))
-        return
-    Walk(model, roles, ids).run(lambda run: quantize_block(model, run, plan, threshold), progress)
 
 
 def _quantize_ends(model: Any, roles: Roles, plan: Plan) -> None:

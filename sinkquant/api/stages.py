@@ -10,10 +10,11 @@ from contextlib import contextmanager
 
 
 class Stages:
-    """Seconds by stage: `with stages("load"): …`."""
+    """Seconds by stage, and the peak memory (bytes) reached by its end: `with stages("load"): …`."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.peaks: dict[str, int] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -23,6 +24,7 @@ class Stages:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.peaks[name] = peak_memory()
 
 
 def peak_memory() -> int:

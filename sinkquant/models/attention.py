@@ -30,6 +30,9 @@ class AttentionCall:
     key: Tensor  # (B, Hkv, S, d), rotary embedding applied, past keys included
     value: Tensor  # (B, Hkv, S, dv)
     mask: Tensor | None  # (B, 1 or H, T, S)
+    scaling: float | None = None  # of the logits; None: 1/√d
+    softcap: float | None = None  # logits become c·tanh(logits / c)
+    sink_logits: Tensor | None = None  # (H,), extra terms of the softmax's denominator
 
     def explicit(self) -> AttentionCall:
         """The same call with a mask in place of the implied causal one, so that columns can be added to it."""
@@ -41,7 +44,8 @@ class AttentionCall:
             return replace(self, mask=visible)
         # A pre-allocated cache is longer than the text it holds; without a mask only the text's part is meant.
         causal = torch.ones(length, length, dtype=torch.bool, device=self.key.device).tril()
-        return AttentionCall(self.query, self.key[:, :, :length], self.value[:, :, :length], causal[None, None])
+        key, value = self.key[:, :, :length], self.value[:, :, :length]
+        return replace(self, key=key, value=value, mask=causal[None, None])
 
 
 Stage = Callable[[nn.Module, AttentionCall], AttentionCall]
@@ -58,18 +62,16 @@ def attention_forward(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The function registered with transformers. Returns ((B, T, H, dv), weights or None)."""
-    call = AttentionCall(query, key, value, attention_mask)
+    softcap, sink_logits = kwargs.get("softcap"), kwargs.get("s_aux")
+    call = AttentionCall(query, key, value, attention_mask, scaling, softcap, sink_logits)
     for stage in getattr(module, STAGES, ()):
         call = stage(module, call)
-    softcap, sink_logits = kwargs.get("softcap"), kwargs.get("s_aux")
     if softcap is None and sink_logits is None and not kwargs.get("output_attentions"):
-        return _fused(module, call, scaling, dropout, kwargs.get("is_causal")), None
-    return _explicit(call, scaling, softcap, sink_logits)
+        return _fused(module, call, dropout, kwargs.get("is_causal")), None
+    return _explicit(call)
 
 
-def _fused(
-    module: nn.Module, call: AttentionCall, scaling: float | None, dropout: float, is_causal: bool | None
-) -> Tensor:
+def _fused(module: nn.Module, call: AttentionCall, dropout: float, is_causal: bool | None) -> Tensor:
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     if call.mask is None and call.query.shape[2] > 1 and causal and call.key.shape[2] != call.query.shape[2]:
         call = call.explicit()
@@ -79,37 +81,33 @@ def _fused(
         call.value,
         attn_mask=call.mask,
         dropout_p=dropout,
-        scale=scaling,
+        scale=call.scaling,
         is_causal=bool(causal) and call.mask is None and call.query.shape[2] > 1,
         enable_gqa=call.query.shape[1] != call.key.shape[1],
     )  # (B, H, T, dv)
     return output.transpose(1, 2).contiguous()
 
 
-def attention_weights(
-    call: AttentionCall, scaling: float | None, softcap: float | None = None, sink_logits: Tensor | None = None
-) -> Tensor:
-    """Softmax weights (B, H, T, S) in float32; with `sink_logits` (H,) the rows sum to less than one."""
+def attention_weights(call: AttentionCall) -> Tensor:
+    """Softmax weights (B, H, T, S) in float32; with sink logits the rows sum to less than one."""
     call = call.explicit()
     repeats = call.query.shape[1] // call.key.shape[1]
     key = call.key.repeat_interleave(repeats, dim=1).float()
-    scale = scaling if scaling is not None else call.query.shape[-1] ** -0.5
+    scale = call.scaling if call.scaling is not None else call.query.shape[-1] ** -0.5
     logits = call.query.float() @ key.transpose(2, 3) * scale  # (B, H, T, S)
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
+    if call.softcap is not None:
+        logits = call.softcap * torch.tanh(logits / call.softcap)
     mask = call.mask
     assert mask is not None
     logits = logits.masked_fill(~mask, torch.finfo(torch.float32).min) if mask.dtype == torch.bool else logits + mask
-    if sink_logits is None:
+    if call.sink_logits is None:
         return softmax(logits, dim=-1)
-    extra = sink_logits.float().reshape(1, -1, 1, 1).expand(*logits.shape[:3], 1)
+    extra = call.sink_logits.float().reshape(1, -1, 1, 1).expand(*logits.shape[:3], 1)
     return softmax(torch.cat([logits, extra], dim=-1), dim=-1)[..., :-1]
 
 
-def _explicit(
-    call: AttentionCall, scaling: float | None, softcap: float | None, sink_logits: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    weights = attention_weights(call, scaling, softcap, sink_logits).to(call.value.dtype)
+def _explicit(call: AttentionCall) -> tuple[Tensor, Tensor]:
+    weights = attention_weights(call).to(call.value.dtype)
     value = call.explicit().value.repeat_interleave(call.query.shape[1] // call.key.shape[1], dim=1)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from sinkquant.quantization.grid import dequantize, quantize, scale_and_zero
 from sinkquant.quantization.scheme import WeightScheme
 
+ROWS = 8192  # output rows rounded at a time
+
 
 @dataclass(frozen=True)
 class QuantizedWeight:
@@ -68,7 +70,13 @@ def weight_ranges(
 
 
 def round_to_nearest(weight: Tensor, scheme: WeightScheme, *, search: bool) -> QuantizedWeight:
-    """Every weight to its nearest code."""
+    """Every weight to its nearest code. Rows are independent and are taken some at a time, to spare memory."""
+    parts = [_round_rows(rows, scheme, search) for rows in weight.split(ROWS)]
+    zero = None if scheme.symmetric else torch.cat([part.zero for part in parts if part.zero is not None])
+    return QuantizedWeight(torch.cat([p.codes for p in parts]), torch.cat([p.scale for p in parts]), zero)
+
+
+def _round_rows(weight: Tensor, scheme: WeightScheme, search: bool) -> QuantizedWeight:
     scale, zero = weight_ranges(weight, scheme, search=search)
     w = grouped(weight.float(), scheme.group_size)
     codes = quantize(w, scale[..., None], zero[..., None], scheme.grid).reshape(weight.shape).to(torch.int8)

@@ -44,11 +44,11 @@ def prepend(call: AttentionCall, sink_key: Tensor, sink_value: Tensor) -> Attent
     mask = call.mask
     assert mask is not None
     visible = mask.new_ones if mask.dtype == torch.bool else mask.new_zeros
-    return AttentionCall(
-        call.query,
-        torch.cat([key, call.key], dim=2),
-        torch.cat([value, call.value], dim=2),
-        torch.cat([visible(*mask.shape[:-1], length), mask], dim=-1),
+    return replace(
+        call,
+        key=torch.cat([key, call.key], dim=2),
+        value=torch.cat([value, call.value], dim=2),
+        mask=torch.cat([visible(*mask.shape[:-1], length), mask], dim=-1),
     )
 
 

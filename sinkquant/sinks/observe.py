@@ -69,7 +69,7 @@ def observe(
         attended: list[dict[str, Tensor]] = []
 
         def tap(module: nn.Module, call: AttentionCall) -> AttentionCall:
-            attended.append(_attention_signals(module, call))
+            attended.append(_attention_signals(call))
             return call
 
         attention = [model.get_submodule(run.roles.attention.module)] if run.roles.attention else []
@@ -85,10 +85,8 @@ def observe(
     return Observation(ids=ids, embedding=torch.cat(embeddings), heads=heads, **stacked)
 
 
-def _attention_signals(module: nn.Module, call: AttentionCall) -> dict[str, Tensor]:
-    softcap = getattr(module, "attn_logit_softcapping", None)
-    sinks = getattr(module, "sinks", None)
-    received = received_attention(call, getattr(module, "scaling", None), softcap, sinks)  # (B, H, S)
+def _attention_signals(call: AttentionCall) -> dict[str, Tensor]:
+    received = received_attention(call)  # (B, H, S)
     return {
         "received": received.mean(dim=1),
         "heads_above": (received > ABOVE).sum(dim=1),

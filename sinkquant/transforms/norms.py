@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from sinkquant.models.roles import Norm, NormKind, Roles
 
+ROWS = 8192  # rows scaled at a time: a head is as large as many blocks
+
 
 def gain(module: nn.Module, kind: NormKind) -> Tensor:
     """What the norm multiplies its normalised input by, (width,) float64: γ, or 1 + γ for offset norms."""
@@ -28,12 +30,13 @@ def fold_norm(model: nn.Module, norm: Norm, readers: tuple[str, ...]) -> None:
         for name in readers:
             linear = model.get_submodule(name)
             assert isinstance(linear, nn.Linear)
-            weight = linear.weight.double()
             if shift is not None:
+                weight = linear.weight.double()
                 added = weight @ shift.double()  # type: ignore[operator]
                 before = added.new_zeros(added.shape) if linear.bias is None else linear.bias.double()
                 linear.bias = nn.Parameter((before + added).to(linear.weight.dtype), requires_grad=False)
-            linear.weight.copy_(weight * scale.to(weight.device))
+            for rows in linear.weight.split(ROWS):
+                rows.copy_(rows.double() * scale.to(rows.device))
         clear(module, norm.kind)
         if shift is not None:
             shift.zero_()  # type: ignore[operator]

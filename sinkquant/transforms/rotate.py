@@ -12,11 +12,16 @@ from torch import Tensor, nn
 from sinkquant.models.roles import Attention, Roles
 from sinkquant.transforms.rotation import Rotation
 
+ROWS = 8192  # rows rotated at a time: the float64 copies of a whole embedding would outweigh the model
+
 
 def rotate_inputs(linear: nn.Module, rotation: Rotation) -> None:
     """W ← W·Q, for a linear (or an embedding, whose rows are stream vectors) on the in-features axis."""
+    weight = linear.weight
+    assert isinstance(weight, Tensor)
     with torch.no_grad():
-        linear.weight.copy_(rotation.apply(linear.weight.double()))  # type: ignore[union-attr, operator, arg-type]
+        for rows in weight.split(ROWS):
+            rows.copy_(rotation.apply(rows.double()))
 
 
 def rotate_outputs(linear: nn.Module, rotation: Rotation) -> None:

@@ -74,8 +74,8 @@ def test_token_ratio_is_to_the_median_of_its_own_sequence() -> None:
 
 def test_received_attention_is_a_mean_over_the_queries_that_see_the_key() -> None:
     """Equal logits: query i spreads 1/(i+1); the last keys are seen by too few queries."""
-    call = AttentionCall(torch.zeros(2, 4, 8, 6), torch.zeros(2, 2, 8, 6), torch.zeros(2, 2, 8, 6), None)
-    received = received_attention(call, scaling=1.0)
+    call = AttentionCall(torch.zeros(2, 4, 8, 6), torch.zeros(2, 2, 8, 6), torch.zeros(2, 2, 8, 6), None, scaling=1.0)
+    received = received_attention(call)
     weights = [1 / (i + 1) for i in range(8)]
     assert received.shape == (2, 4, 8)
     assert float(received[1, 3, 2]) == pytest.approx(sum(weights[2:]) / 6)
@@ -88,5 +88,5 @@ def test_received_attention_leaves_padding_out() -> None:
     visible[..., :3] = False  # left padding
     visible[..., :3, :] = torch.eye(8, dtype=torch.bool)[:3]  # padded queries see themselves only
     shape = (1, 1, 8, 4)
-    received = received_attention(AttentionCall(*[torch.zeros(shape)] * 3, visible), scaling=1.0)
+    received = received_attention(AttentionCall(*[torch.zeros(shape)] * 3, visible))
     assert float(received[0, 0, 3]) == pytest.approx(sum(1 / n for n in range(1, 6)) / 5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -11,9 +13,7 @@ ABOVE = 0.3  # the usual threshold for calling a key a head's sink
 QUERIES = 64  # keys at the end are seen by few and near queries: a mean over those shows locality, not a sink
 
 
-def received_attention(
-    call: AttentionCall, scaling: float | None, softcap: float | None = None, sink_logits: Tensor | None = None
-) -> Tensor:
+def received_attention(call: AttentionCall) -> Tensor:
     """Mean weight of every key over the queries that can see it: (B, H, S) float32.
 
     Keys that fewer than `QUERIES` queries (or a quarter of them in short text) can see get 0.
@@ -25,10 +25,14 @@ def received_attention(
     queries, rows = call.query.shape[2], []
     for b in range(call.query.shape[0]):  # one sequence at a time: the weights take H·T·S numbers
         seen = visible[b % visible.shape[0]]  # (1 or H, T, S)
-        one = AttentionCall(
-            call.query[b : b + 1], call.key[b : b + 1], call.value[b : b + 1], mask[b % len(mask)].unsqueeze(0)
+        one = replace(
+            call,
+            query=call.query[b : b + 1],
+            key=call.key[b : b + 1],
+            value=call.value[b : b + 1],
+            mask=mask[b % len(mask)].unsqueeze(0),
         )
-        weights = attention_weights(one, scaling, softcap, sink_logits)[0]  # (H, T, S)
+        weights = attention_weights(one)[0]  # (H, T, S)
         counts = seen.sum(dim=1)  # (1 or H, S)
         mean = (weights * seen).sum(dim=1) / counts.clamp_min(1)
         rows.append(torch.where(counts >= min(QUERIES, max(1, queries // 4)), mean, 0.0))
