@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from sinkquant.api.plan import Plan
+from sinkquant.api.streams import FloatStream
 from sinkquant.calibration.walk import BlockRun, capture_inputs
 from sinkquant.models.roles import Site
 from sinkquant.quantization.activations import static_range, token_ranges
+from sinkquant.quantization.correction import corrected_weight
 from sinkquant.quantization.gptq import gptq
 from sinkquant.quantization.grid import fake_quantize
 from sinkquant.quantization.scheme import LinearScheme
@@ -19,14 +23,29 @@ from sinkquant.runtime.modules import replace_module
 from sinkquant.transforms.hadamard import fast_hadamard
 
 RANGE_ROWS = 2048  # rows that a range search looks at, evenly spaced
+CHUNK = 4096  # rows of a Hessian's partial sums
+
+Range = tuple[Tensor, Tensor]
 
 
-def quantize_block(model: nn.Module, run: BlockRun, plan: Plan, threshold: float) -> list[Tensor]:
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Second moments of a site's inputs, (in, in) float64: X̃ᵀX̃/n, and XᵀX̃/n where the float inputs X are known."""
+
+    hessian: Tensor
+    cross: Tensor | None
+
+
+def quantize_block(
+    model: nn.Module, run: BlockRun, plan: Plan, threshold: float, reference: FloatStream | None = None
+) -> list[Tensor]:
     """Replace the block's linears and install its KV scheme; returns the block's outputs.
 
     `threshold`: rows whose largest magnitude exceeds that many times the median row's are sink rows and are left out
-    of ranges and Hessians (if the recipe says so).
+    of ranges and Hessians (if the recipe says so). `reference`: the float stream that the rounding should restore.
     """
+    if reference is not None:
+        reference.advance(run)
     if run.roles.attention is not None:
         module = model.get_submodule(run.roles.attention.module)
         install(module, plan.kv, getattr(module, "sink_key", None), getattr(module, "sink_value", None))
@@ -34,22 +53,29 @@ def quantize_block(model: nn.Module, run: BlockRun, plan: Plan, threshold: float
         scheme = plan.linears[site.linears[0]]
         if scheme.weight is None and scheme.activation is None:
             continue
-        rows = _site_rows(model, run, site, plan, threshold) if _needs_rows(plan, scheme) else None
-        _quantize_site(model, site, plan, rows)
+        rows, wanted = _site_rows(run, site, plan, threshold, reference) if _needs_rows(plan, scheme) else (None, None)
+        _quantize_site(model, site, plan, rows, wanted)
     return [run.forward(batch) for batch in run.batches()]
 
 
 def _needs_rows(plan: Plan, scheme: LinearScheme) -> bool:
     static = scheme.activation is not None and scheme.activation.mode == "static"
-    return static or (scheme.weight is not None and plan.recipe.weights.method == "gptq")
+    return static or _needs_moments(plan, scheme)
 
 
-def _site_rows(model: nn.Module, run: BlockRun, site: Site, plan: Plan, threshold: float) -> Tensor:
-    """Inputs (tokens, width) of the site, as its grid will see them, without padding and sink rows."""
-    kept: list[Tensor] = []
-    weights = plan.linears[site.linears[0]].weight
+def _needs_moments(plan: Plan, scheme: LinearScheme) -> bool:
+    return scheme.weight is not None and plan.recipe.weights.method == "gptq"
+
+
+def _site_rows(
+    run: BlockRun, site: Site, plan: Plan, threshold: float, reference: FloatStream | None
+) -> tuple[Tensor, Tensor | None]:
+    """Inputs (tokens, width) of the site without padding and sink rows, and the float stream's for the same tokens."""
+    kept, wanted = [], []
+    floats = reference.take(site) if reference is not None else None
+    scheme = plan.linears[site.linears[0]]
     every = 1
-    if weights is None or plan.recipe.weights.method != "gptq":  # a range needs a sample, a Hessian all rows
+    if not _needs_moments(plan, scheme):  # a range needs a sample, a Hessian all rows
         every = max(1, sum(mask.numel() for mask in run.masks) // RANGE_ROWS)
 
     def keep(rows: Tensor, mask: Tensor) -> None:
@@ -57,49 +83,59 @@ def _site_rows(model: nn.Module, run: BlockRun, site: Site, plan: Plan, threshol
             size = rows.abs().amax(-1).float()
             mask = mask & (size <= threshold * size[mask].median())
         kept.append(rows[mask][::every].clone())
+        if floats is not None:
+            wanted.append(floats.pop(0)[mask][::every])
 
     capture_inputs(run, site.linears[0], keep)
-    rows = torch.cat(kept)
-    return fast_hadamard(rows) if plan.linears[site.linears[0]].rotate else rows
+    turn = fast_hadamard if scheme.rotate else torch.clone
+    return turn(torch.cat(kept)), turn(torch.cat(wanted)) if wanted else None
 
 
-def _quantize_site(model: nn.Module, site: Site, plan: Plan, rows: Tensor | None) -> None:
+def _quantize_site(model: nn.Module, site: Site, plan: Plan, rows: Tensor | None, wanted: Tensor | None) -> None:
     linears = [model.get_submodule(name) for name in site.linears]
-    scheme = plan.linears[site.linears[0]]
-    input_range, recipe = None, plan.recipe
+    scheme, recipe = plan.linears[site.linears[0]], plan.recipe
+    input_range = None
     if scheme.activation is not None and scheme.activation.mode == "static":
         assert rows is not None
         sample = rows[:: max(1, len(rows) // RANGE_ROWS)]
         stacked = torch.cat([linear.weight for linear in linears])  # type: ignore[misc, list-item]
         search = recipe.activations.clip == "mse"
         input_range = static_range(sample, scheme.activation.grid, search=search, weight=stacked)
-    hessian = None
-    if scheme.weight is not None and recipe.weights.method == "gptq":
+    moments = None
+    if _needs_moments(plan, scheme):
         assert rows is not None
-        hessian = _hessian(rows, scheme, input_range)
+        moments = _moments(rows, wanted, scheme, input_range)
     for name, linear in zip(site.linears, linears, strict=True):
         assert isinstance(linear, nn.Linear | QuantizedLinear)
         own = plan.linears[name]
-        codes = _round(linear.weight, own, plan, hessian)
+        codes = _round(linear.weight, own, plan, moments)
         replace_module(model, name, QuantizedLinear.from_linear(linear, own, codes, input_range))  # type: ignore[arg-type]
 
 
-def _hessian(rows: Tensor, scheme: LinearScheme, input_range: tuple[Tensor, Tensor] | None) -> Tensor:
-    """XᵀX / n of the quantized inputs, chunk by chunk."""
-    total = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
-    for chunk in rows.split(4096):
+def _moments(rows: Tensor, wanted: Tensor | None, scheme: LinearScheme, input_range: Range | None) -> Moments:
+    """Moments of the inputs as the quantized layer sees them, chunk by chunk."""
+    hessian = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
+    cross = None if wanted is None else torch.zeros_like(hessian)
+    for start in range(0, len(rows), CHUNK):
+        seen = rows[start : start + CHUNK]
         if scheme.activation is not None:
-            ranges = input_range if input_range is not None else token_ranges(chunk, scheme.activation)
-            chunk = fake_quantize(chunk, *ranges, scheme.activation.grid)
-        total += (chunk.T @ chunk).double()
-    return total / len(rows)
+            ranges = input_range if input_range is not None else token_ranges(seen, scheme.activation)
+            seen = fake_quantize(seen, *ranges, scheme.activation.grid)
+        hessian += (seen.T @ seen).double()
+        if cross is not None and wanted is not None:
+            cross += (wanted[start : start + CHUNK].T @ seen).double()
+    return Moments(hessian / len(rows), None if cross is None else cross / len(rows))
 
 
-def _round(weight: Tensor, scheme: LinearScheme, plan: Plan, hessian: Tensor | None) -> QuantizedWeight | None:
+def _round(weight: Tensor, scheme: LinearScheme, plan: Plan, moments: Moments | None) -> QuantizedWeight | None:
     settings = plan.recipe.weights
     if scheme.weight is None:
         return None
     search = settings.clip == "mse"
-    if hessian is None:
+    if moments is None:
         return round_to_nearest(weight, scheme.weight, search=search)
-    return gptq(weight, hessian, scheme.weight, damping=settings.damping, act_order=settings.act_order, search=search)
+    if moments.cross is not None:
+        weight = corrected_weight(weight, moments.hessian, moments.cross, settings.damping)
+    return gptq(
+        weight, moments.hessian, scheme.weight, damping=settings.damping, act_order=settings.act_order, search=search
+    )

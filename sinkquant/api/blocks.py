@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sinkquant.api.block import quantize_block
 from sinkquant.api.plan import Plan
+from sinkquant.api.streams import FloatStream
 from sinkquant.calibration.walk import BlockRun, Walk
 from sinkquant.checkpoint.resume import ResumeStore
 from sinkquant.models.roles import Block, Roles
@@ -37,12 +38,17 @@ def quantize_blocks(
     for index in range(start):
         restore_block(model, roles.blocks[index], plan, store.block(index))
     if start:
-        walk.inputs = store.outputs()
+        stored = store.outputs()
+        walk.inputs, floats = stored[: len(walk.inputs)], stored[len(walk.inputs) :]
         progress(start, len(roles.blocks))
+    else:
+        floats = walk.inputs
+    settings = plan.recipe.weights
+    reference = FloatStream(floats) if settings.correct and settings.method == "gptq" else None
 
     def visit(run: BlockRun) -> list[Tensor]:
-        outputs = quantize_block(model, run, plan, threshold)
-        store.save(run.index, dict(run.module.state_dict()), outputs)
+        outputs = quantize_block(model, run, plan, threshold, reference)
+        store.save(run.index, dict(run.module.state_dict()), outputs + (reference.inputs if reference else []))
         return outputs
 
     walk.run(visit, progress, start=start)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sinkquant.api.blocks import quantize_blocks
 from sinkquant.api.detect import detect_loaded
+from sinkquant.api.estimate import Estimate, estimate
 from sinkquant.api.export import export
 from sinkquant.api.load import load
 from sinkquant.api.plan import Plan, make_plan
@@ -69,11 +70,12 @@ def quantize(
     dry_run: bool = False,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
-    planned: Callable[[Plan], None] | None = None,
+    planned: Callable[[Plan, Estimate], None] | None = None,
 ) -> Result:
     """Quantize `model` (folder, hub id, .gguf, package:NAME) after `recipe` and write the checkpoint to `output`.
 
-    `dry_run` stops after the plan. `planned` is called with the plan before work starts. Errors are SinkquantError.
+    `dry_run` stops after the plan. `planned` gets plan and cost estimate before work
+    starts. Errors are SinkquantError.
     """
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     if output is None and not dry_run:
@@ -103,7 +105,7 @@ def quantize(
     prefix = _prefix(chosen, report)
     plan = make_plan(chosen, prefix, roles, _shapes(network, roles), refuse_prefix(roles))
     if planned is not None:
-        planned(plan)
+        planned(plan, estimate(plan, _shapes(network, roles), text.numel()))
     if dry_run or target is None:
         return Result(None, plan, report, {}, stages.seconds, peak_memory())
     check_space(target, plan.bytes)

@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING, Any
 from sinkquant.report.table import Sheet, key_values, rows
 
 if TYPE_CHECKING:  # these import torch
+    from sinkquant.api.estimate import Estimate
     from sinkquant.api.plan import Plan
     from sinkquant.api.quantize import Result
     from sinkquant.quantization.scheme import LinearScheme
     from sinkquant.transforms.apply import Rotations
 
 
-def plan_sheet(plan: Plan) -> Sheet:
-    """What will be done: bits by kind of module, prefix, rotations, size and what is left out."""
-    return rows("Plan", ("", ""), _plan_rows(plan))
+def plan_sheet(plan: Plan, cost: Estimate) -> Sheet:
+    """What will be done: bits by kind of module, prefix, rotations, size, what is left out; and what it will cost."""
+    return rows("Plan", ("", ""), [*_plan_rows(plan), ("estimate", _cost(cost))])
+
+
+def _cost(cost: Estimate) -> str:
+    minutes = cost.seconds / 60
+    time = f"{minutes:.0f} min" if minutes >= 2 else f"{cost.seconds:.0f} s"
+    return f"about {time} and {size(int(cost.memory))} of memory"
 
 
 def _plan_rows(plan: Plan) -> Iterator[tuple[str, Any]]:

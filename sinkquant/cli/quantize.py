@@ -11,6 +11,7 @@ from sinkquant.cli.options import Calibration, Json, Model, TrustRemoteCode
 from sinkquant.errors import UsageError
 
 if TYPE_CHECKING:  # imports torch
+    from sinkquant.api.estimate import Estimate
     from sinkquant.api.plan import Plan
 
 
@@ -45,10 +46,10 @@ def quantize(
     with stdout_kept_clean(json), StageBars() as bars:
         from sinkquant.api import quantize as api
 
-        def planned(plan: Plan) -> None:
+        def planned(plan: Plan, cost: Estimate) -> None:
             if not json:
                 with bars.paused():
-                    show(plan_sheet(plan))
+                    show(plan_sheet(plan, cost))
 
         result = api.quantize(
             model, recipe=chosen, output=output, calibration=calibration, overwrite=overwrite, dry_run=dry_run,

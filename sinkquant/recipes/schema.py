@@ -58,6 +58,9 @@ class Weights(Section):
     damping: float = Field(
         default=0.01, gt=0, le=1, strict=False, description="GPTQ: share of the Hessian's mean diagonal added to it."
     )
+    correct: bool = Field(
+        default=False, description="GPTQ: let every layer make up for the error that has reached its input."
+    )
     act_order: bool = Field(default=True, description="GPTQ: round the columns with the largest inputs first.")
     head_bits: Literal[8, 16] = Field(default=16, description="Bits a weight of the output head.")
     embedding_bits: Literal[8, 16] = Field(default=16, description="Bits a weight of the token embedding.")
