@@ -54,7 +54,7 @@ def quantize_block(
         if scheme.weight is None and scheme.activation is None:
             continue
         rows, wanted = _site_rows(run, site, plan, threshold, reference) if _needs_rows(plan, scheme) else (None, None)
-        _quantize_site(model, site, plan, rows, wanted)
+        _quantize_site(model, site, plan, rows, wanted, threshold)
     return [run.forward(batch) for batch in run.batches()]
 
 
@@ -79,9 +79,10 @@ def _site_rows(
         every = max(1, sum(mask.numel() for mask in run.masks) // RANGE_ROWS)
 
     def keep(rows: Tensor, mask: Tensor) -> None:
-        if plan.recipe.sinks.exclude:
-            size = rows.abs().amax(-1).float()
-            mask = mask & (size <= threshold * size[mask].median())
+        # Without a prefix the rounded weights must still produce the sinks: a Hessian that does not know their
+        # direction would move all rounding errors into it.
+        if plan.recipe.sinks.exclude and (plan.prefix or not _needs_moments(plan, scheme)):
+            mask = mask & ordinary_rows(rows, mask, threshold)
         kept.append(rows[mask][::every].clone())
         if floats is not None:
             wanted.append(floats.pop(0)[mask][::every])
@@ -91,13 +92,23 @@ def _site_rows(
     return turn(torch.cat(kept)), turn(torch.cat(wanted)) if wanted else None
 
 
-def _quantize_site(model: nn.Module, site: Site, plan: Plan, rows: Tensor | None, wanted: Tensor | None) -> None:
+def ordinary_rows(rows: Tensor, real: Tensor, threshold: float) -> Tensor:
+    """Which of `rows` (tokens, width) are no sinks, (tokens,) bool: at most `threshold` times the median of the real."""
+    size = rows.abs().amax(-1).float()
+    return size <= threshold * size[real].median()
+
+
+def _quantize_site(
+    model: nn.Module, site: Site, plan: Plan, rows: Tensor | None, wanted: Tensor | None, threshold: float
+) -> None:
     linears = [model.get_submodule(name) for name in site.linears]
     scheme, recipe = plan.linears[site.linears[0]], plan.recipe
     input_range = None
     if scheme.activation is not None and scheme.activation.mode == "static":
         assert rows is not None
         sample = rows[:: max(1, len(rows) // RANGE_ROWS)]
+        if recipe.sinks.exclude:
+            sample = sample[ordinary_rows(sample, torch.ones(len(sample), dtype=torch.bool), threshold)]
         stacked = torch.cat([linear.weight for linear in linears])  # type: ignore[misc, list-item]
         search = recipe.activations.clip == "mse"
         input_range = static_range(sample, scheme.activation.grid, search=search, weight=stacked)
@@ -135,7 +146,7 @@ def _round(weight: Tensor, scheme: LinearScheme, plan: Plan, moments: Moments | 
     if moments is None:
         return round_to_nearest(weight, scheme.weight, search=search)
     if moments.cross is not None:
-        weight = corrected_weight(weight, moments.hessian, moments.cross, settings.damping)
+        weight = corrected_weight(weight, moments.hessian, moments.cross, settings.correct_damping)
     return gptq(
         weight, moments.hessian, scheme.weight, damping=settings.damping, act_order=settings.act_order, search=search
     )

@@ -61,6 +61,13 @@ class Weights(Section):
     correct: bool = Field(
         default=False, description="GPTQ: let every layer make up for the error that has reached its input."
     )
+    correct_damping: float = Field(
+        default=0.3,
+        gt=0,
+        le=100,
+        strict=False,
+        description="Share of the Hessian's mean diagonal that tames `correct`.",
+    )
     act_order: bool = Field(default=True, description="GPTQ: round the columns with the largest inputs first.")
     head_bits: Literal[8, 16] = Field(default=16, description="Bits a weight of the output head.")
     embedding_bits: Literal[8, 16] = Field(default=16, description="Bits a weight of the token embedding.")
