@@ -93,7 +93,7 @@ def _site_rows(
 
 
 def ordinary_rows(rows: Tensor, real: Tensor, threshold: float) -> Tensor:
-    """Which of `rows` (tokens, width) are no sinks, (tokens,) bool: at most `threshold` times the median of the real."""
+    """(tokens,) bool: which of `rows` (tokens, width) are no sinks, at most `threshold` times the median real row."""
     size = rows.abs().amax(-1).float()
     return size <= threshold * size[real].median()
 
