@@ -15,6 +15,7 @@ from sinkquant.quantization.activations import static_range, token_ranges
 from sinkquant.quantization.correction import corrected_weight
 from sinkquant.quantization.gptq import gptq
 from sinkquant.quantization.grid import fake_quantize
+from sinkquant.quantization.refine import refine
 from sinkquant.quantization.scheme import LinearScheme
 from sinkquant.quantization.weights import QuantizedWeight, round_to_nearest
 from sinkquant.runtime.kv import install
@@ -147,6 +148,7 @@ def _round(weight: Tensor, scheme: LinearScheme, plan: Plan, moments: Moments | 
         return round_to_nearest(weight, scheme.weight, search=search)
     if moments.cross is not None:
         weight = corrected_weight(weight, moments.hessian, moments.cross, settings.correct_damping)
-    return gptq(
+    start = gptq(
         weight, moments.hessian, scheme.weight, damping=settings.damping, act_order=settings.act_order, search=search
     )
+    return refine(weight, start, moments.hessian, scheme.weight, damping=settings.damping, sweeps=settings.sweeps)

@@ -68,6 +68,9 @@ class Weights(Section):
         strict=False,
         description="Share of the Hessian's mean diagonal that tames `correct`.",
     )
+    sweeps: int = Field(
+        default=0, ge=0, le=20, description="GPTQ: rounds of coordinate descent over codes and scales afterwards."
+    )
     act_order: bool = Field(default=True, description="GPTQ: round the columns with the largest inputs first.")
     head_bits: Literal[8, 16] = Field(default=16, description="Bits a weight of the output head.")
     embedding_bits: Literal[8, 16] = Field(default=16, description="Bits a weight of the token embedding.")

@@ -1,0 +1,45 @@
+"""Coordinate descent never raises the loss that it descends, and lowers it after GPTQ."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from sinkquant.quantization.correction import corrected_weight
+from sinkquant.quantization.gptq import gptq
+from sinkquant.quantization.refine import refine
+from sinkquant.quantization.scheme import WeightScheme
+
+
+def loss(weight: torch.Tensor, other: torch.Tensor, hessian: torch.Tensor) -> float:
+    error = (weight - other).double()
+    return float(((error @ hessian.double()) * error).sum())
+
+
+@pytest.mark.parametrize("group", [None, 32])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_every_sweep_helps(group: int | None, symmetric: bool) -> None:
+    width = 160  # more than one block of inputs
+    x = torch.randn(3000, width) @ (torch.randn(width, width) * torch.linspace(0.2, 2, width))
+    weight, hessian = torch.randn(16, width), x.T @ x / len(x)
+    scheme = WeightScheme(3, symmetric, group)
+    start = gptq(weight, hessian, scheme, damping=1e-4)
+    losses = [
+        loss(weight, refine(weight, start, hessian, scheme, damping=1e-9, sweeps=n).dequantized(), hessian)
+        for n in range(4)
+    ]
+    assert losses[0] == loss(weight, start.dequantized(), hessian)
+    assert all(after <= before * 1.0001 for before, after in pairwise(losses))
+    assert losses[1] < 0.97 * losses[0]
+
+
+def test_correction_restores_what_noise_in_the_input_took() -> None:
+    x = torch.randn(4000, 24, dtype=torch.float64)
+    seen = x @ (torch.eye(24, dtype=torch.float64) + 0.2 * torch.randn(24, 24, dtype=torch.float64))
+    weight = torch.randn(6, 24, dtype=torch.float64)
+    hessian, cross = seen.T @ seen / len(x), x.T @ seen / len(x)
+    found = corrected_weight(weight, hessian, cross, 1e-9)
+    torch.testing.assert_close(seen @ found.T, x @ weight.T, atol=1e-4, rtol=1e-4)
+    assert torch.equal(corrected_weight(weight, hessian, hessian, 0.1), weight)
