@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MIN_TOKENS = 32  # below this, ranges and sinks say nothing about the model
+SPREAD = 300_000  # tokens of a long text that the windows are spread over: neighbours tell the same story
 MARGIN = 64  # tokens thrown away where the text was cut
 CHARACTERS_PER_TOKEN = 5  # first guess; more than most tokenizers give on English
 
@@ -52,7 +53,8 @@ def load_calibration(
 ) -> TokenBatches:
     """Read `source` (see `sources.open_text`, or 'self') into up to `sequences` sequences of `length` tokens.
 
-    The text is tokenised as a whole, without special tokens, and cut into consecutive windows; the first are taken.
+    The text (of a long one, the first 300 000 tokens) is tokenised as a whole, without special tokens, and cut into
+    windows, of which `sequences` are taken at even distances: windows next to each other would all be of one topic.
     With `bos` every sequence is BOS and length - 1 text tokens. 'self' needs the model, which writes the text.
 
     Raises UsageError for a text that is empty or too short for one sequence, or for `bos` without a BOS token.
@@ -68,14 +70,16 @@ def load_calibration(
     first = [bos_token_id(tokenizer)] if bos else []
     window = length - len(first)
     with closing(open_text(source, tokenizer, seed)) as pieces:
-        tokens = first_tokens(pieces, tokenizer, max(sequences * window, MIN_TOKENS))
+        tokens = first_tokens(pieces, tokenizer, max(sequences * window, SPREAD))
     if len(tokens) < max(window, MIN_TOKENS):
         raise UsageError(
             f"the text of {source} has {len(tokens)} tokens, fewer than one sequence of {max(window, MIN_TOKENS)}: "
             "give a longer text or a shorter calibration length."
         )
-    found = min(sequences, len(tokens) // window)
-    rows = [first + tokens[i * window : (i + 1) * window] for i in range(found)]
+    available = len(tokens) // window
+    found = min(sequences, available)
+    starts = [i * available // found * window for i in range(found)]
+    rows = [first + tokens[start : start + window] for start in starts]
     note = None
     if found < sequences:
         note = f"{source} holds {len(tokens)} tokens: {found} of {sequences} sequences of {length} tokens are used."

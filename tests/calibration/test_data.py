@@ -30,10 +30,12 @@ def load(source: str, tokenizer: Any, **changes: Any) -> TokenBatches:
     return load_calibration(source, tokenizer, **options)
 
 
-def test_windows_are_consecutive_from_the_start(text_file: str, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_windows_are_spread_evenly_over_the_text(text_file: str, tokenizer: PreTrainedTokenizerFast) -> None:
     batches = load(text_file, tokenizer)
     assert (batches.ids.shape, batches.ids.dtype) == ((3, 50), torch.int64)
-    assert tokenizer.decode(batches.ids.flatten()) == TEXT[:150]
+    windows = [TEXT[i : i + 50] for i in range(0, len(TEXT) - 49, 50)]
+    picked = [i * len(windows) // 3 for i in range(3)]
+    assert [tokenizer.decode(row) for row in batches.ids] == [windows[i] for i in picked]
     assert batches.mask.all()
     assert batches.mask.shape == (3, 50)
     assert (batches.bos, batches.source, batches.note) == ("none", text_file, None)
@@ -43,7 +45,8 @@ def test_with_bos_a_sequence_holds_one_text_token_less(text_file: str, tokenizer
     batches = load(text_file, tokenizer, bos=True)
     assert batches.bos == "added"
     assert (batches.ids[:, 0] == BOS).all()
-    assert tokenizer.decode(batches.ids[:, 1:].flatten()) == TEXT[: 3 * 49]
+    assert tokenizer.decode(batches.ids[0, 1:]) == TEXT[:49]
+    assert all(tokenizer.decode(row[1:]) in TEXT for row in batches.ids)
 
 
 def test_a_tokenizer_that_prepends_bos_adds_none_here(text_file: str) -> None:
@@ -129,10 +132,13 @@ def test_no_more_is_read_than_needed(tokenizer: PreTrainedTokenizerFast) -> None
 
 @pytest.mark.parametrize("model", ["smollm2_path", "gemma3_path"])
 def test_protocol_on_real_text(model: str, shared_dir: Path, request: pytest.FixtureRequest) -> None:
-    """16 x 1024 of WikiText are the first 16384 tokens of the whole text, though only a part of it is tokenised."""
+    """16 x 1024 of WikiText are windows of the whole text's tokens at even distances."""
     tokenizer = AutoTokenizer.from_pretrained(request.getfixturevalue(model))
     path = shared_dir / "assets/data/wikitext-2/valid.txt"
     batches = load(str(path), tokenizer, sequences=16, length=1024)
     whole = tokenizer(path.read_text(encoding="utf-8"), add_special_tokens=False, verbose=False)["input_ids"]
     assert len(whole) > 200_000
-    assert batches.ids.flatten().tolist() == whole[: 16 * 1024]
+    count = len(whole) // 1024
+    for i, row in enumerate(batches.ids):
+        start = i * count // 16 * 1024
+        assert row.tolist() == whole[start : start + 1024]
