@@ -29,10 +29,38 @@ class KVStage:
         if self.scheme.rotate:
             query, key = fast_hadamard(query), fast_hadamard(key)
         if self.scheme.bits < 16:
+            exact = replace(call, query=query, key=key, value=value)
             key, value = (fake_quantize_kv(x, self.scheme.bits, self.scheme.clip) for x in (key, value))
-        call = replace(call, query=query, key=key, value=value)
+            call = keep_recent(exact, key, value, self.scheme.recent)
+        else:
+            call = replace(call, query=query, key=key, value=value)
         sink_key = getattr(module, "sink_key", None)
         return call if sink_key is None else prepend(call, sink_key, module.sink_value)  # type: ignore[arg-type]
+
+
+def keep_recent(call: AttentionCall, key: Tensor, value: Tensor, recent: int) -> AttentionCall:
+    """The call with quantized `key` and `value`, of which every query sees its `recent` newest tokens as they were.
+
+    Both versions stand side by side and the mask decides which one a query sees, so any kernel can compute it.
+    """
+    if recent == 0:
+        return replace(call, key=key, value=value)
+    call = call.explicit()
+    key, value = key[:, :, : call.key.shape[2]], value[:, :, : call.value.shape[2]]
+    mask = call.mask
+    assert mask is not None
+    visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    index = torch.arange(mask.shape[-1], device=mask.device)
+    newest = torch.where(visible, index, -1).amax(-1, keepdim=True)  # a query's own place among the keys
+    near = visible & (index > newest - recent)
+    hidden = torch.zeros_like(mask) if mask.dtype == torch.bool else torch.full_like(mask, torch.finfo(mask.dtype).min)
+    masks = [torch.where(near, hidden, mask), torch.where(near, mask, hidden)]
+    return replace(
+        call,
+        key=torch.cat([key, call.key], dim=2),
+        value=torch.cat([value, call.value], dim=2),
+        mask=torch.cat(masks, dim=-1),
+    )
 
 
 def prepend(call: AttentionCall, sink_key: Tensor, sink_value: Tensor) -> AttentionCall:

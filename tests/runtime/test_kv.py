@@ -1,0 +1,61 @@
+"""The attention stage: what is quantized, what stays, what the prefix adds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from sinkquant.models.attention import AttentionCall, attention_weights
+from sinkquant.quantization.kv import fake_quantize_kv
+from sinkquant.quantization.scheme import KVScheme
+from sinkquant.runtime.kv import KVStage, keep_recent, prepend
+
+
+def call(length: int = 9, past: int = 0, mask: torch.Tensor | None = None) -> AttentionCall:
+    return AttentionCall(
+        torch.randn(2, 4, length, 8), torch.randn(2, 2, past + length, 8), torch.randn(2, 2, past + length, 8), mask
+    )
+
+
+@pytest.mark.parametrize("recent", [1, 3, 100])
+def test_every_query_sees_its_newest_tokens_exactly(recent: int) -> None:
+    exact = call()
+    key, value = fake_quantize_kv(exact.key, 2), fake_quantize_kv(exact.value, 2)
+    made = keep_recent(exact, key, value, recent)
+    weights = attention_weights(made)  # (B, H, T, 2S)
+    values = made.value.repeat_interleave(2, dim=1)
+    for i in range(9):
+        near = torch.arange(9) > i - recent
+        mixed_key = torch.where(near[:, None], exact.key, key).repeat_interleave(2, dim=1)[:, :, : i + 1]
+        mixed_value = torch.where(near[:, None], exact.value, value).repeat_interleave(2, dim=1)[:, :, : i + 1]
+        expected = scaled_dot_product_attention(exact.query[:, :, i : i + 1], mixed_key, mixed_value)
+        torch.testing.assert_close((weights @ values)[:, :, i : i + 1], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_recent_tokens_count_from_the_query_in_a_preallocated_cache() -> None:
+    visible = torch.zeros(1, 1, 2, 12, dtype=torch.bool)
+    visible[..., 0, :6], visible[..., 1, :7] = True, True
+    exact = call(length=2, past=10, mask=visible)
+    made = keep_recent(exact, exact.key * 0, exact.value * 0, recent=2)
+    assert made.mask is not None
+    near = made.mask[0, 0, :, 12:]
+    assert near[0].nonzero().flatten().tolist() == [4, 5]
+    assert near[1].nonzero().flatten().tolist() == [5, 6]
+    assert made.mask[0, 0, 1, :12].nonzero().flatten().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_prefix_is_neither_quantized_nor_masked() -> None:
+    module = nn.Module()
+    module.sink_key, module.sink_value = torch.randn(2, 3, 8) * 50, torch.randn(2, 3, 8)
+    exact = call()
+    made = KVStage(KVScheme(4))(module, exact)
+    assert torch.equal(made.key[0, :, :3], module.sink_key)
+    assert torch.equal(made.key[:, :, 3:], fake_quantize_kv(exact.key, 4))
+    assert made.mask is not None
+    assert made.mask[..., :3].all()
+    additive = torch.zeros(1, 1, 9, 9).masked_fill(~torch.ones(9, 9, dtype=torch.bool).tril(), -1e30)
+    added = prepend(AttentionCall(exact.query, exact.key, exact.value, additive), module.sink_key, module.sink_value)
+    assert added.mask is not None
+    assert added.mask[..., :3].eq(0).all()
