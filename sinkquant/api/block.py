@@ -21,6 +21,7 @@ from sinkquant.quantization.weights import QuantizedWeight, round_to_nearest
 from sinkquant.runtime.kv import install
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import replace_module
+from sinkquant.sinks.rows import ordinary_rows
 from sinkquant.transforms.hadamard import fast_hadamard
 
 RANGE_ROWS = 2048  # rows that a range search looks at, evenly spaced
@@ -91,12 +92,6 @@ def _site_rows(
     capture_inputs(run, site.linears[0], keep)
     turn = fast_hadamard if scheme.rotate else torch.clone
     return turn(torch.cat(kept)), turn(torch.cat(wanted)) if wanted else None
-
-
-def ordinary_rows(rows: Tensor, real: Tensor, threshold: float) -> Tensor:
-    """(tokens,) bool: which of `rows` (tokens, width) are no sinks, at most `threshold` times the median real row."""
-    size = rows.abs().amax(-1).float()
-    return size <= threshold * size[real].median()
 
 
 def _quantize_site(

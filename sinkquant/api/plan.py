@@ -69,7 +69,7 @@ def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Rotations:
     )  # fmt: skip
     if wanted.r2 and len(values) < len(roles.blocks):
         notes.append(f"R2 is left out in {len(roles.blocks) - len(values)} blocks without plain value projections")
-    return Rotations(wanted.fold_norms, stream, values, wanted.r3, wanted.r4, wanted.seed)
+    return Rotations(wanted.fold_norms, stream, values, wanted.r3, wanted.r4, wanted.seed, wanted.smooth, wanted.inputs)
 
 
 def _schemes(
@@ -87,9 +87,15 @@ def _schemes(
             activation = None
             if inputs.bits < 16:
                 activation = ActivationScheme(inputs.bits, inputs.mode, inputs.symmetric)
-            rotate = rotations.down and site.kind is SiteKind.DOWN_INPUT
+            rotate = _rotated_online(rotations, site.kind)
             schemes[name] = LinearScheme(weight, activation, rotate)
     return schemes
+
+
+def _rotated_online(rotations: Rotations, kind: SiteKind) -> bool:
+    if kind is SiteKind.DOWN_INPUT:
+        return rotations.down
+    return rotations.inputs and kind in (SiteKind.ATTENTION_INPUT, SiteKind.MLP_INPUT)
 
 
 def _group_size(wanted: int | None, width: int, notes: list[str]) -> int | None:

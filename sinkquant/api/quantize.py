@@ -116,14 +116,14 @@ def quantize(
             network, with_bos(held_out, tokenizer.bos_token_id if bos else None), scored=_scored(bos)
         )
     with stages("transform"):
-        exactness = transform(network, roles, plan, text)
+        threshold = report.threshold if report is not None else DEFAULT_THRESHOLD
+        exactness = transform(network, roles, plan, text, threshold)
     facts = {
         "recipe": chosen.model_dump(mode="json"), "recipe_digest": chosen.digest(), "model": source.label,
         "model_fingerprint": fingerprint(source), "prefix": list(plan.prefix), "bos": bos,
         "report": report.model_dump(mode="json") if report else None, "notes": list(plan.notes),
     }  # fmt: skip
     with stages("quantize"):
-        threshold = report.threshold if report is not None else DEFAULT_THRESHOLD
         ids = with_bos(text, begins)
         store = ResumeStore(_identity(facts, ids, threshold))
         quantize_blocks(network, roles, plan, ids, threshold, store, lambda d, t: tell("quantize", d, t))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.api.plan import Plan
+from sinkquant.api.smooth import smooth
 from sinkquant.errors import SinkquantError
 from sinkquant.models.attention import NAME, register
 from sinkquant.models.roles import Roles
@@ -45,9 +46,10 @@ def padded_logits(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
         return model(input_ids=ids, attention_mask=mask, use_cache=False).logits[mask.bool()].float()
 
 
-def transform(model: nn.Module, roles: Roles, plan: Plan, ids: Tensor) -> float:
+def transform(model: nn.Module, roles: Roles, plan: Plan, ids: Tensor, threshold: float = 64.0) -> float:
     """Apply the plan's transformations; returns the largest difference of the logits, relative to their scale.
 
+    `ids` (N, T) is text for the check and for smoothing, whose moments leave out rows beyond `threshold` × the median.
     The reference is the untouched model with the prefix in context. Raises SinkquantError above 1e-4.
     """
     pad = getattr(model.config, "pad_token_id", None) or 0  # type: ignore[union-attr]
@@ -56,18 +58,13 @@ def transform(model: nn.Module, roles: Roles, plan: Plan, ids: Tensor) -> float:
     apply_fused(model, roles, plan.rotations)
     register()
     model.set_attn_implementation(NAME)  # type: ignore[operator]
-    for block in roles.blocks:
-        if plan.rotations.down and block.down is not None:
-            _rotate_down(model, block.down)
-        if block.attention is not None:
-            module = model.get_submodule(block.attention.module)
-            install(module, KVScheme(rotate=plan.rotations.keys), None, None)
-    if plan.prefix:
-        for block, (key, value) in zip(roles.blocks, prefix_states(model, roles, plan.prefix), strict=True):
-            assert block.attention is not None
-            module = model.get_submodule(block.attention.module)
-            install(module, KVScheme(rotate=plan.rotations.keys), key, value)
-        install_positions(model)
+    _install_attention(model, roles, plan)
+    if plan.rotations.smooth:  # the moments are those of the model with its prefix
+        smooth(model, roles, ids, threshold)
+    for name, scheme in plan.linears.items():
+        if scheme.rotate:
+            _rotate_online(model, name)
+    _install_attention(model, roles, plan)
     after = padded_logits(model, rows, mask)
     error = float((after - before).abs().max() / before.abs().max())
     if not error <= TOLERANCE:
@@ -78,8 +75,25 @@ def transform(model: nn.Module, roles: Roles, plan: Plan, ids: Tensor) -> float:
     return error
 
 
-def _rotate_down(model: nn.Module, name: str) -> None:
-    """R4: the rotation of the input stays online, its inverse goes into the weight."""
+def _install_attention(model: nn.Module, roles: Roles, plan: Plan) -> None:
+    """R3 and the prefix, computed from the weights as they are now."""
+    modules = [model.get_submodule(b.attention.module) if b.attention else None for b in roles.blocks]
+    scheme = KVScheme(rotate=plan.rotations.keys)
+    for module in modules:
+        if module is not None:
+            module._buffers.pop("sink_key", None)
+            module._buffers.pop("sink_value", None)
+            install(module, scheme, None, None)
+    if not plan.prefix:
+        return
+    for module, (key, value) in zip(modules, prefix_states(model, roles, plan.prefix), strict=True):
+        assert module is not None
+        install(module, scheme, key, value)
+    install_positions(model)
+
+
+def _rotate_online(model: nn.Module, name: str) -> None:
+    """R4 and its like: the rotation of the input stays online, its inverse goes into the weight."""
     linear = model.get_submodule(name)
     assert isinstance(linear, nn.Linear)
     with torch.no_grad():

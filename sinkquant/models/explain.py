@@ -57,7 +57,7 @@ def explain_block(model: nn.Module, trace: Trace, name: str) -> Block:
         if tensor.dim() == 3:
             unexplained.append(f"{parameter} holds fused experts, which stay in full precision")
     sites = _sites(linears, attention, reads, down)
-    return Block(name, attention, reads, tuple(writers), sites, down, tuple(unexplained))
+    return Block(name, attention, reads, tuple(writers), sites, down, None, tuple(unexplained))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

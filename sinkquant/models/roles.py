@@ -83,6 +83,7 @@ class Block:
     writers: tuple[Writer, ...]
     sites: tuple[Site, ...]
     down: str | None
+    up: str | None = None  # the linear whose output is a factor of the down projection's input
     unexplained: tuple[str, ...] = ()
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sinkquant.errors import SinkquantError
 from sinkquant.models.attention import AttentionCall, own_attention, stages
 from sinkquant.models.explain import explain_block, norm_kind
-from sinkquant.models.roles import Norm, Roles
+from sinkquant.models.roles import Block, Norm, Roles
 
 TOKENS = 7  # a prime: no dimension of a model is mistaken for the token axis
 
@@ -101,6 +101,7 @@ def trace_roles(model: nn.Module) -> Roles:
     head_module = model.get_output_embeddings()  # type: ignore[operator]
     head = _name_of(model, head_module) if head_module is not None else None
     blocks = tuple(explain_block(model, trace, name) for name in block_names)
+    blocks = _with_up(model, trace, blocks)
     last, width = trace.of(block_names[-1]).output, trace.of(block_names[0]).input.shape[-1]
     final = next(
         (e for e in trace.events if e.input.data_ptr() == last.data_ptr() and norm_kind(e.module) is not None), None
@@ -151,6 +152,31 @@ def _stack(model: nn.Module, trace: Trace) -> tuple[str, list[str]]:
             f"{type(model).__name__}: no list of blocks on one residual stream was found; use a decoder-only model."
         )
     return best
+
+
+def _with_up(model: nn.Module, trace: Trace, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+    """Find what gates are multiplied with: doubling that linear's output doubles the down projection's input.
+
+    Tried in the first block, whose input does not change; the others are built alike.
+    """
+    first = blocks[0]
+    if first.down is None:
+        return blocks
+    before = trace.of(first.down).input
+    candidates = [
+        e.name for e in trace.inside(first.name) if e.output.shape == before.shape and e.name in first.linears
+    ]
+    for name in candidates:
+        hook = model.get_submodule(name).register_forward_hook(lambda *args: args[2] * 2)
+        try:
+            with recording(model) as changed:
+                run_tokens(model)
+        finally:
+            hook.remove()
+        if torch.allclose(changed.of(first.down).input, 2 * before, rtol=1e-3, atol=1e-6):
+            suffix = name.removeprefix(first.name)
+            return tuple(replace(b, up=b.name + suffix) if b.name + suffix in b.linears else b for b in blocks)
+    return blocks
 
 
 def _name_of(model: nn.Module, wanted: nn.Module) -> str:

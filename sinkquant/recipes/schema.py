@@ -42,6 +42,12 @@ class Transforms(Section):
     r2: bool = Field(description="Rotate value and output projection head by head; fused into the weights.")
     r3: bool = Field(description="Rotate queries and keys after the position embedding; computed online.")
     r4: bool = Field(description="Rotate the input of the down projection; computed online.")
+    smooth: bool = Field(
+        default=False, description="Balance the ranges of inputs and weights by their second moments; fused."
+    )
+    inputs: bool = Field(
+        default=False, description="Rotate the inputs of attention and feed-forward online, in place of R1."
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the random signs of the rotations.")
 
 

@@ -22,6 +22,8 @@ class Rotations:
     keys: bool  # R3, online
     down: bool  # R4, online
     seed: int
+    smooth: bool = False  # balance inputs and weights by their moments; the values' transform then takes R2's place
+    inputs: bool = False  # rotate the inputs of attention and feed-forward online, in place of R1
 
 
 def apply_fused(model: nn.Module, roles: Roles, rotations: Rotations) -> None:
@@ -33,5 +35,5 @@ def apply_fused(model: nn.Module, roles: Roles, rotations: Rotations) -> None:
     if rotations.stream:
         rotate_stream(model, roles, Rotation(roles.width, rotations.seed))
     for index, block in enumerate(roles.blocks):
-        if block.name in rotations.values and block.attention is not None:
+        if block.name in rotations.values and block.attention is not None and not rotations.smooth:
             rotate_values(model, block.attention, Rotation(block.attention.head_dim, rotations.seed + 1 + index))

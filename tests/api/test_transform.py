@@ -24,10 +24,12 @@ from sinkquant.recipes import Recipe, load_recipe
 from sinkquant.transforms.prefix import refuse_prefix
 
 PARTS = ("fold_norms", "r1", "r2", "r3", "r4")
+SMOOTH = ("fold_norms", "r3", "r4", "smooth", "inputs")
+ALL = (*PARTS, "smooth", "inputs")
 
 
 def recipe(*parts: str) -> Recipe:
-    return load_recipe("w8a8-static", [f"transforms.{part}={str(part in parts).lower()}" for part in PARTS])
+    return load_recipe("w8a8-static", [f"transforms.{part}={str(part in parts).lower()}" for part in ALL])
 
 
 def shaken(model: torch.nn.Module) -> torch.nn.Module:
@@ -48,15 +50,30 @@ def run(model: torch.nn.Module, chosen: Recipe, prefix: tuple[int, ...]) -> floa
 
 
 @pytest.mark.parametrize(
-    "parts", [(), ("fold_norms",), ("fold_norms", "r1"), ("r2",), ("r3",), ("r4",), PARTS], ids="+".join
+    "parts",
+    [
+        (),
+        ("fold_norms",),
+        ("fold_norms", "r1"),
+        ("r2",),
+        ("r3",),
+        ("r4",),
+        ("fold_norms", "smooth"),
+        ("inputs",),
+        PARTS,
+        SMOOTH,
+        ALL,
+    ],
+    ids="+".join,
 )
 @pytest.mark.parametrize("prefix", [(), (1,), (1, 5, 7)], ids=len)
 def test_llama(tiny_llama: LlamaForCausalLM, parts: tuple[str, ...], prefix: tuple[int, ...]) -> None:
     assert run(shaken(tiny_llama), recipe(*parts), prefix) < 1e-5
 
 
+@pytest.mark.parametrize("parts", [PARTS, SMOOTH], ids=["rotated", "smoothed"])
 @pytest.mark.parametrize("family", ["qwen2", "gemma3"])
-def test_other_families(family: str) -> None:
+def test_other_families(family: str, parts: tuple[str, ...]) -> None:
     sizes = dict(vocab_size=199, hidden_size=48, intermediate_size=96, num_hidden_layers=6, num_attention_heads=4,
                  head_dim=16, num_key_value_heads=2, max_position_embeddings=128)  # fmt: skip
     torch.manual_seed(0)
@@ -64,7 +81,7 @@ def test_other_families(family: str) -> None:
         Qwen2ForCausalLM(Qwen2Config(**sizes)) if family == "qwen2"
         else Gemma3ForCausalLM(Gemma3TextConfig(**sizes, sliding_window=256))
     )  # fmt: skip
-    assert run(shaken(model), recipe(*PARTS), (1, 4)) < 1e-5
+    assert run(shaken(model), recipe(*parts), (1, 4)) < 1e-5
 
 
 def prepared(model: torch.nn.Module, prefix: tuple[int, ...]) -> torch.nn.Module:
@@ -112,9 +129,10 @@ def test_forward_with_masks_positions_and_caches(tiny_llama: LlamaForCausalLM) -
     near(torch.cat([first, second]))
 
 
-def test_smollm2(smollm2_path: Path) -> None:
+@pytest.mark.parametrize("parts", [PARTS, SMOOTH], ids=["rotated", "smoothed"])
+def test_smollm2(smollm2_path: Path, parts: tuple[str, ...]) -> None:
     model = AutoModelForCausalLM.from_pretrained(smollm2_path, dtype=torch.float32).eval().requires_grad_(False)
-    assert run(model, recipe(*PARTS), (1,)) < 1e-4
+    assert run(model, recipe(*parts), (1,)) < 1e-4
 
 
 def test_gemma3(gemma3_path: Path) -> None:

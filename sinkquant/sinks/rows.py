@@ -1,0 +1,14 @@
+"""Which rows of a layer's input belong to sinks."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def ordinary_rows(rows: Tensor, real: Tensor, threshold: float) -> Tensor:
+    """(tokens,) bool: which of `rows` (tokens, width) are no sinks, at most `threshold` times the median real row.
+
+    A row's size is its largest magnitude; `real` (tokens,) bool marks what is no padding.
+    """
+    size = rows.abs().amax(-1).float()
+    return size <= threshold * size[real].median()
