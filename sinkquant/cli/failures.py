@@ -20,7 +20,7 @@ def one_sentence() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("interrupted; nothing was written", err=True)
+        typer.echo("interrupted: run the same command again to go on", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except SinkquantError as error:
         raise _exit(str(error), error.exit_code) from None

@@ -76,7 +76,7 @@ def test_a_baseline_is_required(cli: Cli) -> None:
     [
         (SinkquantError("broken: fetch it again."), 1, "error: broken: fetch it again."),
         (UsageError("wrong: do this."), 2, "error: wrong: do this."),
-        (KeyboardInterrupt(), 130, "interrupted; nothing was written"),
+        (KeyboardInterrupt(), 130, "interrupted: run the same command again to go on"),
         (
             OSError(errno.ENOSPC, "No space left on device"),
             1,
@@ -114,4 +114,8 @@ def test_the_handler_covers_every_command(cli: Cli, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("sinkquant.recipes.list_recipes", interrupt)
     result = cli("recipes")
-    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted; nothing was written\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        130,
+        "",
+        "interrupted: run the same command again to go on\n",
+    )
