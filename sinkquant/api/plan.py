@@ -95,7 +95,7 @@ def _schemes(
 def _rotated_online(rotations: Rotations, kind: SiteKind) -> bool:
     if kind is SiteKind.DOWN_INPUT:
         return rotations.down
-    return rotations.inputs and kind in (SiteKind.ATTENTION_INPUT, SiteKind.MLP_INPUT)
+    return rotations.inputs and kind is not SiteKind.OTHER
 
 
 def _group_size(wanted: int | None, width: int, notes: list[str]) -> int | None:

@@ -34,7 +34,9 @@ def smooth(model: Any, roles: Roles, ids: Tensor, threshold: float) -> None:
 
 def _smooth_site(model: nn.Module, block: Block, site: Site, rows: Tensor) -> None:
     weights = [weight_of(model, name).double() for name in site.linears]
-    columns = torch.stack([weight.pow(2).sum(0) for weight in weights]).sum(0)
+    # Each linear counts by its relative error: small outputs (values) matter as much as large ones (queries, keys).
+    weights = [weight / (rows @ weight.T).pow(2).mean().sqrt().clamp_min(1e-12) for weight in weights]
+    columns = torch.stack([weight.pow(2).sum(0) / len(weight) for weight in weights]).sum(0)
     readers = next(((norm, names) for norm, names in block.reads if set(site.linears) <= set(names)), None)
     if readers is not None and set(readers[1]) == set(site.linears) and not block.unexplained:
         scale_norm(model, *readers, balance(rows.pow(2).mean(0), columns))
@@ -58,4 +60,6 @@ def _smooth_heads(model: nn.Module, block: Block, rows: Tensor, weight: Tensor) 
     x = rows.reshape(len(rows), *shape)  # (tokens, kv heads, group, d)
     w = weight.reshape(len(weight), *shape)
     moments = [torch.einsum("nkgi,nkgj->kij", part, part) / len(part) for part in (x, w)]
-    transform_heads(model, attention, [balance_full(a, b) for a, b in zip(*moments, strict=True)])
+    transforms = [balance_full(a, b) for a, b in zip(*moments, strict=True)]
+    size = torch.stack([torch.linalg.det(t).abs().log() for t in transforms]).mean() / len(transforms[0])
+    transform_heads(model, attention, [t / size.exp() for t in transforms])  # values keep their scale on average

@@ -46,7 +46,8 @@ class Transforms(Section):
         default=False, description="Balance the ranges of inputs and weights by their second moments; fused."
     )
     inputs: bool = Field(
-        default=False, description="Rotate the inputs of attention and feed-forward online, in place of R1."
+        default=False,
+        description="Rotate the inputs of all other linears of attention and feed-forward online, in place of R1.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of the random signs of the rotations.")
 

@@ -23,7 +23,7 @@ class Rotations:
     down: bool  # R4, online
     seed: int
     smooth: bool = False  # balance inputs and weights by their moments; the values' transform then takes R2's place
-    inputs: bool = False  # rotate the inputs of attention and feed-forward online, in place of R1
+    inputs: bool = False  # rotate the inputs of all other linears online, in place of R1
 
 
 def apply_fused(model: nn.Module, roles: Roles, rotations: Rotations) -> None:

@@ -33,8 +33,7 @@ def balance_full(inputs: Tensor, weights: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(middle)
     values = values.clamp_min(1e-12 * values.max())
     turned = fast_hadamard(vectors)  # the eigenvectors, then a Hadamard rotation
-    made = _power(x, -0.5) @ (vectors * values.pow(0.25)) @ vectors.T @ turned
-    return made / torch.linalg.det(made).abs().pow(1 / len(made))
+    return _power(x, -0.5) @ (vectors * values.pow(0.25)) @ vectors.T @ turned
 
 
 def _floored(moment: Tensor) -> Tensor:
