@@ -45,7 +45,8 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
     bits[roles.embedding] = recipe.weights.embedding_bits
     if roles.head is not None and (not roles.tied or rotations.stream or recipe.weights.head_bits < 16):
         bits[roles.head] = recipe.weights.head_bits
-    kv = KVScheme(recipe.kv_cache.bits, recipe.kv_cache.recent, rotations.keys)
+    cache = recipe.kv_cache
+    kv = KVScheme(cache.bits, cache.recent, rotations.keys and not cache.balance, balance=cache.balance)
     size = sum(_bytes(bits[name], shapes[name], linears.get(name)) for name in bits)
     return Plan(recipe, prefix, rotations, linears, kv, bits, size, tuple(dict.fromkeys(notes)))
 

@@ -7,32 +7,47 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sinkquant.api.balance import KVMoments, balance_keys
 from sinkquant.api.streams import FloatStream
 from sinkquant.calibration.walk import BlockRun, Walk
+from sinkquant.models.attention import stages
 from sinkquant.models.roles import Block, Roles, Site, SiteKind
+from sinkquant.quantization.scheme import KVScheme
 from sinkquant.sinks.rows import ordinary_rows
 from sinkquant.transforms.smooth import balance, balance_full, scale_norm, scale_pair, transform_heads
 
 TOKENS = 4096  # enough for the moments of a head
 
 
-def smooth(model: Any, roles: Roles, ids: Tensor, threshold: float) -> None:
-    """Balance inputs and weights of every site of every block on `ids` (N, T); the model's function stays the same."""
+def smooth(model: Any, roles: Roles, ids: Tensor, threshold: float, *, linears: bool, keys: bool) -> None:
+    """Balance every block on `ids` (N, T): inputs against weights, keys against queries; the function stays."""
     walk = Walk(model, roles, ids[: max(1, TOKENS // ids.shape[1])])
     stream = FloatStream(walk.inputs)
 
     def visit(run: BlockRun) -> list[Tensor]:
         stream.inputs = run.inputs
-        stream.advance(run)
-        for site in run.roles.sites:
+        attention, moments = run.roles.attention, KVMoments()
+        modules = [model.get_submodule(attention.module)] if attention is not None else []
+        with stages(modules, moments):
+            stream.advance(run)
+        transforms = None
+        for site in run.roles.sites if linears else ():
             rows, real = torch.cat(stream.take(site)), torch.cat([mask.reshape(-1) for mask in run.masks])
-            _smooth_site(model, run.roles, site, rows[real & ordinary_rows(rows, real, threshold)].double())
+            rows = rows[real & ordinary_rows(rows, real, threshold)].double()
+            transforms = _smooth_site(model, run.roles, site, rows) or transforms
+        if keys and attention is not None:
+            assert isinstance(moments.values, Tensor)
+            values = moments.values / moments.count
+            if transforms is not None:
+                values = torch.stack([mean @ t for mean, t in zip(values, transforms, strict=True)])
+            balance_keys(modules[0], moments, values, KVScheme(balance=True))
         return stream.inputs
 
     walk.run(visit)
 
 
-def _smooth_site(model: nn.Module, block: Block, site: Site, rows: Tensor) -> None:
+def _smooth_site(model: nn.Module, block: Block, site: Site, rows: Tensor) -> list[Tensor] | None:
+    """Returns the transforms of the values where the site is the attention's output."""
     weights = [weight_of(model, name).double() for name in site.linears]
     # Each linear counts by its relative error: small outputs (values) matter as much as large ones (queries, keys).
     weights = [weight / (rows @ weight.T).pow(2).mean().sqrt().clamp_min(1e-12) for weight in weights]
@@ -43,7 +58,8 @@ def _smooth_site(model: nn.Module, block: Block, site: Site, rows: Tensor) -> No
     elif site.kind is SiteKind.DOWN_INPUT and block.up is not None:
         scale_pair(model, block.up, site.linears[0], balance(rows.pow(2).mean(0), columns))
     elif site.kind is SiteKind.ATTENTION_OUTPUT and block.attention is not None and block.attention.value is not None:
-        _smooth_heads(model, block, rows, weights[0])
+        return _smooth_heads(model, block, rows, weights[0])
+    return None
 
 
 def weight_of(model: nn.Module, name: str) -> Tensor:
@@ -53,7 +69,7 @@ def weight_of(model: nn.Module, name: str) -> Tensor:
     return weight
 
 
-def _smooth_heads(model: nn.Module, block: Block, rows: Tensor, weight: Tensor) -> None:
+def _smooth_heads(model: nn.Module, block: Block, rows: Tensor, weight: Tensor) -> list[Tensor]:
     attention = block.attention
     assert attention is not None
     shape = (attention.kv_heads, attention.heads // attention.kv_heads, -1)
@@ -62,4 +78,6 @@ def _smooth_heads(model: nn.Module, block: Block, rows: Tensor, weight: Tensor) 
     moments = [torch.einsum("nkgi,nkgj->kij", part, part) / len(part) for part in (x, w)]
     transforms = [balance_full(a, b) for a, b in zip(*moments, strict=True)]
     size = torch.stack([torch.linalg.det(t).abs().log() for t in transforms]).mean() / len(transforms[0])
-    transform_heads(model, attention, [t / size.exp() for t in transforms])  # values keep their scale on average
+    transforms = [t / size.exp() for t in transforms]  # values keep their scale on average
+    transform_heads(model, attention, transforms)
+    return transforms

@@ -59,8 +59,8 @@ def transform(model: nn.Module, roles: Roles, plan: Plan, ids: Tensor, threshold
     register()
     model.set_attn_implementation(NAME)  # type: ignore[operator]
     _install_attention(model, roles, plan)
-    if plan.rotations.smooth:  # the moments are those of the model with its prefix
-        smooth(model, roles, ids, threshold)
+    if plan.rotations.smooth or plan.kv.balance:  # the moments are those of the model with its prefix
+        smooth(model, roles, ids, threshold, linears=plan.rotations.smooth, keys=plan.kv.balance)
     for name, scheme in plan.linears.items():
         if scheme.rotate:
             _rotate_online(model, name)
@@ -78,9 +78,9 @@ def transform(model: nn.Module, roles: Roles, plan: Plan, ids: Tensor, threshold
 def _install_attention(model: nn.Module, roles: Roles, plan: Plan) -> None:
     """R3 and the prefix, computed from the weights as they are now."""
     modules = [model.get_submodule(b.attention.module) if b.attention else None for b in roles.blocks]
-    scheme = KVScheme(rotate=plan.rotations.keys)
     for module in modules:
         if module is not None:
+            scheme = _exact(plan.kv, module)
             module._buffers.pop("sink_key", None)
             module._buffers.pop("sink_value", None)
             install(module, scheme, None, None)
@@ -88,8 +88,13 @@ def _install_attention(model: nn.Module, roles: Roles, plan: Plan) -> None:
         return
     for module, (key, value) in zip(modules, prefix_states(model, roles, plan.prefix), strict=True):
         assert module is not None
-        install(module, scheme, key, value)
+        install(module, _exact(plan.kv, module), key, value)
     install_positions(model)
+
+
+def _exact(scheme: KVScheme, module: nn.Module) -> KVScheme:
+    """The scheme without its quantization, and without transforms that the module does not have yet."""
+    return KVScheme(rotate=scheme.rotate, balance=scheme.balance and hasattr(module, "key_transform"))
 
 
 def _rotate_online(model: nn.Module, name: str) -> None:

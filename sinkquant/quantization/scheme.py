@@ -69,10 +69,12 @@ class LinearScheme:
 class KVScheme:
     """Keys and values of one attention. `rotate`: queries and keys are rotated after rotary embedding (R3).
 
-    `recent`: that many newest tokens of each query stay in full precision.
+    `recent`: that many newest tokens of each query stay in full precision. `balance`: keys go through a transform a
+    head (and queries through its inverse) in R3's place, and the means of keys and values are taken out first.
     """
 
     bits: int = 16
     recent: int = 0
     rotate: bool = False
     clip: float = 1.0
+    balance: bool = False

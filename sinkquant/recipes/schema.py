@@ -102,6 +102,10 @@ class KVCache(Section):
 
     bits: Literal[2, 4, 8, 16] = Field(default=16, description="Bits a cached number; 16 leaves it alone.")
     recent: int = Field(default=0, ge=0, description="Latest tokens whose keys and values stay in full precision.")
+    balance: bool = Field(
+        default=False,
+        description="Transform keys against queries head by head, in place of R3, and take the means out; online.",
+    )
 
 
 class CalibrationSpec(Section):

@@ -28,14 +28,33 @@ class KVStage:
         query, key, value = call.query, call.key, call.value
         if self.scheme.rotate:
             query, key = fast_hadamard(query), fast_hadamard(key)
+        if self.scheme.balance:
+            query, key = by_head(query, module.query_transform), by_head(key, module.key_transform)  # type: ignore[arg-type]
         if self.scheme.bits < 16:
             exact = replace(call, query=query, key=key, value=value)
-            key, value = (fake_quantize_kv(x, self.scheme.bits, self.scheme.clip) for x in (key, value))
+            offsets = (module.key_offset, module.value_offset) if self.scheme.balance else (None, None)
+            key, value = (
+                self.quantized(x, offset)  # type: ignore[arg-type]
+                for x, offset in zip((key, value), offsets, strict=True)
+            )
             call = keep_recent(exact, key, value, self.scheme.recent)
         else:
             call = replace(call, query=query, key=key, value=value)
         sink_key = getattr(module, "sink_key", None)
         return call if sink_key is None else prepend(call, sink_key, module.sink_value)  # type: ignore[arg-type]
+
+    def quantized(self, x: Tensor, offset: Tensor | None) -> Tensor:
+        """Keys or values (B, Hkv, S, d) as they come back from the cache; `offset` (Hkv, 1, d) is taken out before."""
+        if offset is None:
+            return fake_quantize_kv(x, self.scheme.bits, self.scheme.clip)
+        offset = offset.to(x.dtype)
+        return fake_quantize_kv(x - offset, self.scheme.bits, self.scheme.clip) + offset
+
+
+def by_head(x: Tensor, transform: Tensor) -> Tensor:
+    """x (B, H, S, d) times the matrix (Hkv, d, d) of each head's group."""
+    groups = x.unflatten(1, (transform.shape[0], -1))  # (B, Hkv, H / Hkv, S, d)
+    return (groups @ transform.to(x.dtype)[:, None]).flatten(1, 2)
 
 
 def keep_recent(call: AttentionCall, key: Tensor, value: Tensor, recent: int) -> AttentionCall:
@@ -78,6 +97,14 @@ def prepend(call: AttentionCall, sink_key: Tensor, sink_value: Tensor) -> Attent
         value=torch.cat([value, call.value], dim=2),
         mask=torch.cat([visible(*mask.shape[:-1], length), mask], dim=-1),
     )
+
+
+BALANCE = ("key_transform", "query_transform", "key_offset", "value_offset")
+
+
+def balance_shapes(heads: int, size: int) -> dict[str, tuple[int, int, int]]:
+    """Shapes of the buffers that a balanced attention has, for its KV heads and their size."""
+    return dict(zip(BALANCE, [(heads, size, size)] * 2 + [(heads, 1, size)] * 2, strict=True))
 
 
 def install(module: nn.Module, scheme: KVScheme, sink_key: Tensor | None, sink_value: Tensor | None) -> None:

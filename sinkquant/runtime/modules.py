@@ -9,7 +9,7 @@ from sinkquant.errors import SinkquantError
 from sinkquant.models.attention import register
 from sinkquant.runtime.config import SinkquantQuantization
 from sinkquant.runtime.embedding import QuantizedEmbedding
-from sinkquant.runtime.kv import install
+from sinkquant.runtime.kv import balance_shapes, install
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.positions import install_positions
 
@@ -54,9 +54,13 @@ def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
         replace_module(model, name, QuantizedEmbedding.like(model.get_submodule(name), dtype))
     for name, kv in config.attentions.items():
         heads, size = config.kv_shapes[name]
-        shape, sinks = (heads, config.prefix_length, size), config.prefix_length > 0
-        empty = [torch.empty(shape, device="meta") if sinks else None for _ in range(2)]
-        install(model.get_submodule(name), kv, empty[0], empty[1])
+        prefix = (heads, config.prefix_length, size)
+        empty = [torch.empty(prefix, device="meta") if config.prefix_length else None for _ in range(2)]
+        attention = model.get_submodule(name)
+        install(attention, kv, empty[0], empty[1])
+        if kv.balance:
+            for buffer, shape in balance_shapes(heads, size).items():
+                attention.register_buffer(buffer, torch.empty(shape, device="meta"))
     flag_final_norm(model, config.final_norm)
     if config.prefix_length:
         install_positions(model)

@@ -24,12 +24,13 @@ from sinkquant.recipes import Recipe, load_recipe
 from sinkquant.transforms.prefix import refuse_prefix
 
 PARTS = ("fold_norms", "r1", "r2", "r3", "r4")
-SMOOTH = ("fold_norms", "r3", "r4", "smooth", "inputs")
+SMOOTH = ("fold_norms", "r4", "smooth", "inputs", "balance")
 ALL = (*PARTS, "smooth", "inputs")
 
 
 def recipe(*parts: str) -> Recipe:
-    return load_recipe("w8a8-static", [f"transforms.{part}={str(part in parts).lower()}" for part in ALL])
+    overrides = [f"transforms.{part}={str(part in parts).lower()}" for part in ALL]
+    return load_recipe("w8a8-static", [*overrides, f"kv_cache.balance={str('balance' in parts).lower()}"])
 
 
 def shaken(model: torch.nn.Module) -> torch.nn.Module:
@@ -60,6 +61,7 @@ def run(model: torch.nn.Module, chosen: Recipe, prefix: tuple[int, ...]) -> floa
         ("r4",),
         ("fold_norms", "smooth"),
         ("inputs",),
+        ("balance",),
         PARTS,
         SMOOTH,
         ALL,

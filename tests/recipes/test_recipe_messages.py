@@ -43,7 +43,7 @@ VALUES = [
     (
         "kv_cache.bit=4",
         "unknown recipe key 'kv_cache.bit': did you mean 'kv_cache.bits'? "
-        "choose one of kv_cache.bits, kv_cache.recent.",
+        "choose one of kv_cache.balance, kv_cache.bits, kv_cache.recent.",
     ),
     ("kvcache.bits=4", f"unknown recipe key 'kvcache': did you mean 'kv_cache'? choose one of {TOP}."),
 ]

@@ -134,9 +134,9 @@ def test_digest_is_the_hash_of_canonical_json() -> None:
         '{"activations":{"bits":8,"clip":"mse","mode":"dynamic","symmetric":true},'
         '"calibration":{"bos":"auto","length":1024,"seed":0,"sequences":16,"source":"python-docs"},'
         '"description":"Portable int8 with activation scales found for each token; needs no calibration.",'
-        '"effort":"default","export":{"dtype":"auto","shard_size":"5GB"},"kv_cache":{"bits":16,"recent":0},'
+        '"effort":"default","export":{"dtype":"auto","shard_size":"5GB"},"kv_cache":{"balance":false,"bits":16,"recent":0},'
         '"name":"w8a8","sinks":{"exclude":true,"max_prefix":4,"prefix":"none"},"target":"portable",'
-        '"transforms":{"fold_norms":true,"r1":true,"r2":true,"r3":false,"r4":false,"seed":0},'
+        '"transforms":{"fold_norms":true,"inputs":false,"r1":true,"r2":true,"r3":false,"r4":false,"seed":0,"smooth":false},'
         '"weights":{"act_order":true,"bits":8,"clip":"mse","correct":false,"correct_damping":0.3,"damping":0.01,'
         '"embedding_bits":16,"group_size":null,"head_bits":16,"limit":null,"method":"rtn","sweeps":0,"symmetric":true}}'
     )
