@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from sinkquant.api.plan import Plan
 from sinkquant.api.streams import FloatStream
 from sinkquant.calibration.walk import BlockRun, capture_inputs
 from sinkquant.models.roles import Site
-from sinkquant.quantization.activations import static_range, token_ranges
+from sinkquant.quantization.activations import dynamic_clip, static_range, token_ranges
 from sinkquant.quantization.correction import corrected_weight
 from sinkquant.quantization.gptq import gptq
 from sinkquant.quantization.grid import fake_quantize
@@ -61,8 +61,15 @@ def quantize_block(
 
 
 def _needs_rows(plan: Plan, scheme: LinearScheme) -> bool:
-    static = scheme.activation is not None and scheme.activation.mode == "static"
-    return static or _needs_moments(plan, scheme)
+    return _needs_sample(plan, scheme) or _needs_moments(plan, scheme)
+
+
+def _needs_sample(plan: Plan, scheme: LinearScheme) -> bool:
+    """Static ranges always; a clip of dynamic ones where our runtime applies it and the grid is coarse."""
+    if scheme.activation is None:
+        return False
+    clipped = plan.recipe.target == "sink-aware" and plan.recipe.activations.clip == "mse"
+    return scheme.activation.mode == "static" or (clipped and scheme.activation.bits < 8)
 
 
 def _needs_moments(plan: Plan, scheme: LinearScheme) -> bool:
@@ -99,22 +106,26 @@ def _quantize_site(
 ) -> None:
     linears = [model.get_submodule(name) for name in site.linears]
     scheme, recipe = plan.linears[site.linears[0]], plan.recipe
-    input_range = None
-    if scheme.activation is not None and scheme.activation.mode == "static":
+    input_range, activation = None, scheme.activation
+    if activation is not None and _needs_sample(plan, scheme):
         assert rows is not None
         sample = rows[:: max(1, len(rows) // RANGE_ROWS)]
         if recipe.sinks.exclude:
             sample = sample[ordinary_rows(sample, torch.ones(len(sample), dtype=torch.bool), threshold)]
         stacked = torch.cat([linear.weight for linear in linears])  # type: ignore[misc, list-item]
-        search = recipe.activations.clip == "mse"
-        input_range = static_range(sample, scheme.activation.grid, search=search, weight=stacked)
+        if activation.mode == "static":
+            search = recipe.activations.clip == "mse"
+            input_range = static_range(sample, activation.grid, search=search, weight=stacked)
+        else:
+            activation = replace(activation, clip=dynamic_clip(sample, activation, stacked))
+            scheme = replace(scheme, activation=activation)
     moments = None
     if _needs_moments(plan, scheme):
         assert rows is not None
         moments = _moments(rows, wanted, scheme, input_range)
     for name, linear in zip(site.linears, linears, strict=True):
         assert isinstance(linear, nn.Linear | QuantizedLinear)
-        own = plan.linears[name]
+        own = replace(plan.linears[name], activation=activation)
         codes = _round(linear.weight, own, plan, moments)
         replace_module(model, name, QuantizedLinear.from_linear(linear, own, codes, input_range))  # type: ignore[arg-type]
 

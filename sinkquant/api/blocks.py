@@ -14,6 +14,7 @@ from sinkquant.api.streams import FloatStream
 from sinkquant.calibration.walk import BlockRun, Walk
 from sinkquant.checkpoint.resume import ResumeStore
 from sinkquant.models.roles import Block, Roles
+from sinkquant.quantization.scheme import LinearScheme
 from sinkquant.runtime.kv import install
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import replace_module
@@ -36,7 +37,7 @@ def quantize_blocks(
     walk = Walk(model, roles, ids)
     start = store.finished()
     for index in range(start):
-        restore_block(model, roles.blocks[index], plan, store.block(index))
+        restore_block(model, roles.blocks[index], plan, *store.block(index))
     if start:
         stored = store.outputs()
         walk.inputs, floats = stored[: len(walk.inputs)], stored[len(walk.inputs) :]
@@ -48,7 +49,9 @@ def quantize_blocks(
 
     def visit(run: BlockRun) -> list[Tensor]:
         outputs = quantize_block(model, run, plan, threshold, reference)
-        store.save(run.index, dict(run.module.state_dict()), outputs + (reference.inputs if reference else []))
+        schemes = {n: m.scheme.to_dict() for n in run.roles.linears if isinstance(m := _at(model, n), QuantizedLinear)}
+        kept = outputs + (reference.inputs if reference else [])
+        store.save(run.index, dict(run.module.state_dict()), schemes, kept)
         return outputs
 
     walk.run(visit, progress, start=start)
@@ -62,14 +65,17 @@ def install_kv(model: nn.Module, block: Block, plan: Plan) -> None:
         install(module, plan.kv, sinks[0], sinks[1])
 
 
-def restore_block(model: nn.Module, block: Block, plan: Plan, tensors: dict[str, Tensor]) -> None:
+def _at(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name)
+
+
+def restore_block(
+    model: nn.Module, block: Block, plan: Plan, tensors: dict[str, Tensor], schemes: dict[str, dict[str, Any]]
+) -> None:
     """Put a finished block's modules and tensors in place."""
     install_kv(model, block, plan)
-    for name in block.linears:
-        scheme = plan.linears[name]
-        linear = model.get_submodule(name)
-        if scheme.weight is None and scheme.activation is None:
-            continue
+    for name, facts in schemes.items():
+        scheme, linear = LinearScheme.from_dict(facts), model.get_submodule(name)
         assert isinstance(linear, nn.Linear | QuantizedLinear)
         with torch.device("meta"):
             made = QuantizedLinear(linear.in_features, linear.out_features, scheme, bias=linear.bias is not None)

@@ -38,10 +38,12 @@ class ResumeStore:
         marker = self.folder / "finished"
         return int(marker.read_text()) if marker.is_file() else 0
 
-    def save(self, index: int, block: dict[str, Tensor], outputs: list[Tensor]) -> None:
-        """Store block `index` and its outputs; what was stored before stays valid until all is written."""
+    def save(self, index: int, block: dict[str, Tensor], facts: dict[str, Any], outputs: list[Tensor]) -> None:
+        """Store block `index` (tensors and JSON-ready facts) and its outputs; earlier ones stay valid until all is
+        written."""
         self.folder.mkdir(parents=True, exist_ok=True)
         save_file({n: t.contiguous() for n, t in block.items()}, self.folder / f"block-{index}.safetensors")
+        (self.folder / f"block-{index}.json").write_text(json.dumps(facts))
         hidden = self.folder / f"{index}-{HIDDEN}"
         save_file({str(i): t.contiguous() for i, t in enumerate(outputs)}, hidden)
         partial = self.folder / "finished.partial"
@@ -49,9 +51,10 @@ class ResumeStore:
         partial.rename(self.folder / "finished")
         (self.folder / f"{index - 1}-{HIDDEN}").unlink(missing_ok=True)
 
-    def block(self, index: int) -> dict[str, Tensor]:
-        """The tensors of a finished block."""
-        return load_file(self.folder / f"block-{index}.safetensors")
+    def block(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors and facts of a finished block."""
+        facts = json.loads((self.folder / f"block-{index}.json").read_text())
+        return load_file(self.folder / f"block-{index}.safetensors"), facts
 
     def outputs(self) -> list[Tensor]:
         """The outputs of the last finished block, batch by batch."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from sinkquant.quantization.scheme import ActivationScheme
 
 STEPS = 40  # candidates of the clip search
 SMALLEST = 0.1  # smallest share of the range that is tried
+CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)  # of a token's range, for dynamic ranges
 SKETCH = 64  # random combinations of outputs that stand for all of them in the clip search
 
 
@@ -41,6 +44,18 @@ def static_range(rows: Tensor, grid: Grid, *, search: bool, weight: Tensor | Non
         if best is None or loss < best:
             best, kept = loss, (low * share, high * share)
     return scale_and_zero(*kept, grid)
+
+
+def dynamic_clip(rows: Tensor, scheme: ActivationScheme, weight: Tensor) -> float:
+    """The share of every token's range with the smallest squared error of the outputs rows·weightᵀ (sketched)."""
+    sketch = _sketch(weight.float())
+
+    def loss(share: float) -> float:
+        clipped = replace(scheme, clip=share)
+        error = fake_quantize(rows, *token_ranges(rows, clipped), scheme.grid).sub_(rows)
+        return float((error @ sketch).pow_(2).sum())
+
+    return min(CLIPS, key=loss)
 
 
 def _sketch(weight: Tensor) -> Tensor:
