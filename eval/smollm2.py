@@ -30,7 +30,8 @@ WINDOW, MAX_TOKENS = 2048, 8192
 TARGETS = {"w8a8-static": 24.7, "w4a8kv4": 29.5, "w4a4kv4": 48.0, "w4a16": 27.8, "kv4": 25.7}
 NAIVE = (
     "sinks.prefix=none", "sinks.exclude=false", "transforms.fold_norms=false",
-    *(f"transforms.{rotation}=false" for rotation in ("r1", "r2", "r3", "r4")),
+    *(f"transforms.{rotation}=false" for rotation in ("r1", "r2", "r3", "r4", "smooth", "inputs")),
+    "kv_cache.balance=false",
 )  # fmt: skip
 NAIVE_EXTRA = {"w4a16": ("weights.method=rtn", "weights.symmetric=false")}
 

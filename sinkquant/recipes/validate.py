@@ -35,9 +35,11 @@ def portable_fixes(recipe: Recipe) -> dict[str, object]:
         "sinks.prefix": "none",
         "transforms.r3": False,
         "transforms.r4": False,
+        "transforms.inputs": False,
         "weights.head_bits": 16,
         "weights.embedding_bits": 16,
         "kv_cache.bits": 16,
+        "kv_cache.balance": False,
     }
     if recipe.activations.bits == 16 and recipe.weights.bits != 8:
         needs |= {"weights.bits": 4}
@@ -63,6 +65,8 @@ def _rotation_without_folding(recipe: Recipe) -> str | None:
     # A norm's scale does not commute with a rotation of the stream.
     if recipe.transforms.r1 and not recipe.transforms.fold_norms:
         return "transforms.r1 needs folded norms: set transforms.fold_norms=true or transforms.r1=false."
+    if recipe.transforms.smooth and not recipe.transforms.fold_norms:  # the norm's weight is where smoothing goes
+        return "transforms.smooth needs folded norms: set transforms.fold_norms=true or transforms.smooth=false."
     return None
 
 

@@ -77,7 +77,7 @@ def test_an_unknown_import_names_the_file(tmp_path: Path) -> None:
     write(tmp_path, mine="imports: [_portabel]")
     assert refusal(tmp_path / "mine.yaml") == (
         "unknown import in mine.yaml '_portabel': did you mean '_portable'? "
-        "choose one of _calibration, _portable, _sink-aware, kv4, w4a16, w4a4kv4, w4a8kv4, w8a8, w8a8-static."
+        "choose one of _calibration, _low-bit, _portable, _sink-aware, kv4, w4a16, w4a4kv4, w4a8kv4, w8a8, w8a8-static."
     )
 
 

@@ -28,8 +28,10 @@ CONTRADICTIONS = [
     (
         "kv4",
         ["target=portable"],
-        "sinks.prefix=auto, transforms.r3=true, kv_cache.bits=4 or weights.bits=16: "
-        "set sinks.prefix=none, transforms.r3=false, kv_cache.bits=16 and weights.bits=4",
+        "sinks.prefix=auto, transforms.r3=true, kv_cache.bits=4, kv_cache.balance=true or "
+        "weights.bits=16: "
+        "set sinks.prefix=none, transforms.r3=false, kv_cache.bits=16, kv_cache.balance=false and "
+        "weights.bits=4",
     ),
 ]
 
