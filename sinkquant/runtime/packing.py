@@ -39,7 +39,9 @@ def unpack(tensors: dict[str, Tensor], scheme: WeightScheme, out_features: int, 
         return QuantizedWeight(tensors["weight"], scale, zero)
     codes = unpack_from_int32(tensors["weight_packed"], scheme.bits, torch.Size((out_features, in_features)))
     if zero is not None:
-        zero = unpack_from_int32(zero, scheme.bits, scale.shape, 0)
+        # Packed along the output: unpacked as its transpose, since the library needs contiguous words.
+        shape = torch.Size((scale.shape[1], scale.shape[0]))
+        zero = unpack_from_int32(zero.T.contiguous(), scheme.bits, shape).T
     return QuantizedWeight(codes, scale, zero)
 
 
