@@ -41,7 +41,7 @@ def unpack(tensors: dict[str, Tensor], scheme: WeightScheme, out_features: int, 
     if zero is not None:
         # Packed along the output: unpacked as its transpose, since the library needs contiguous words.
         shape = torch.Size((scale.shape[1], scale.shape[0]))
-        zero = unpack_from_int32(zero.T.contiguous(), scheme.bits, shape).T
+        zero = unpack_from_int32(zero.T.clone(memory_format=torch.contiguous_format), scheme.bits, shape).T
     return QuantizedWeight(codes, scale, zero)
 
 
