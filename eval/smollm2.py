@@ -140,8 +140,9 @@ def main() -> None:
     options = _options()
     file = RESULTS / "smollm2.json"
     rows: list[Row] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-    for recipe in options.only:
-        for kind, overrides in (("recipe", ()), ("naive", naive(recipe))):
+    for kind in ("recipe", "naive"):
+        for recipe in options.only:
+            overrides = () if kind == "recipe" else naive(recipe)
             key = {"recipe": recipe, "kind": kind, **identity(recipe, overrides, options)}
             if any(all(row.get(name) == value for name, value in key.items()) for row in rows):
                 print(f"{recipe} ({kind}): already measured", flush=True)
@@ -153,7 +154,7 @@ def main() -> None:
             print(f"  perplexity {row['result_perplexity']:.2f} (FP {row['baseline_perplexity']:.2f})", flush=True)
             rows = [old for old in rows if (old["recipe"], old["kind"]) != (recipe, kind)] + [row | key]
             write(file, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
-    write(RESULTS / "smollm2.md", markdown(rows))
+            write(RESULTS / "smollm2.md", markdown(rows))
     print(RESULTS / "smollm2.md")
 
 
