@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from sinkquant.api.block import quantize_block
 from sinkquant.api.plan import Plan
-from sinkquant.api.streams import FloatStream
 from sinkquant.calibration.walk import BlockRun, Walk
 from sinkquant.checkpoint.resume import ResumeStore
 from sinkquant.models.roles import Block, Roles
@@ -39,19 +38,13 @@ def quantize_blocks(
     for index in range(start):
         restore_block(model, roles.blocks[index], plan, *store.block(index))
     if start:
-        stored = store.outputs()
-        walk.inputs, floats = stored[: len(walk.inputs)], stored[len(walk.inputs) :]
+        walk.inputs = store.outputs()
         progress(start, len(roles.blocks))
-    else:
-        floats = walk.inputs
-    settings = plan.recipe.weights
-    reference = FloatStream(floats) if settings.correct and settings.method == "gptq" else None
 
     def visit(run: BlockRun) -> list[Tensor]:
-        outputs = quantize_block(model, run, plan, threshold, reference)
+        outputs = quantize_block(model, run, plan, threshold)
         schemes = {n: m.scheme.to_dict() for n in run.roles.linears if isinstance(m := _at(model, n), QuantizedLinear)}
-        kept = outputs + (reference.inputs if reference else [])
-        store.save(run.index, dict(run.module.state_dict()), schemes, kept)
+        store.save(run.index, dict(run.module.state_dict()), schemes, outputs)
         return outputs
 
     walk.run(visit, progress, start=start)

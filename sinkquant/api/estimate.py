@@ -10,7 +10,7 @@ import torch
 
 from sinkquant.api.plan import Plan, Shapes
 
-PASSES = {"kv": 0.0, "rtn": 1.0, "static": 3.4, "gptq": 3.4, "corrected": 4.6}  # forward passes of the blocks
+PASSES = {"kv": 0.0, "rtn": 1.0, "static": 3.4, "gptq": 3.4}  # forward passes of the blocks
 OVERHEAD = 2.0  # attention, searches and rounding, relative to the linears' products; measured on SmolLM2
 LIBRARIES = 600e6  # bytes that torch and transformers take by themselves
 
@@ -43,7 +43,7 @@ def _kind(plan: Plan) -> str:
     if recipe.weights.bits == 16 and recipe.activations.bits == 16:
         return "kv"
     if recipe.weights.method == "gptq":
-        return "corrected" if recipe.weights.correct else "gptq"
+        return "gptq"
     return "static" if recipe.activations.mode == "static" else "rtn"
 
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.api.balance import KVMoments, balance_keys
-from sinkquant.api.streams import FloatStream
-from sinkquant.calibration.walk import BlockRun, Walk
+from sinkquant.calibration.walk import BlockRun, Walk, run_and_capture
 from sinkquant.models.attention import stages
 from sinkquant.models.roles import Block, Roles, Site, SiteKind
 from sinkquant.quantization.scheme import KVScheme
@@ -22,17 +21,16 @@ TOKENS = 4096  # enough for the moments of a head
 def smooth(model: Any, roles: Roles, ids: Tensor, threshold: float, *, linears: bool, keys: bool) -> None:
     """Balance every block on `ids` (N, T): inputs against weights, keys against queries; the function stays."""
     walk = Walk(model, roles, ids[: max(1, TOKENS // ids.shape[1])])
-    stream = FloatStream(walk.inputs)
 
     def visit(run: BlockRun) -> list[Tensor]:
-        stream.inputs = run.inputs
         attention, moments = run.roles.attention, KVMoments()
         modules = [model.get_submodule(attention.module)] if attention is not None else []
         with stages(modules, moments):
-            stream.advance(run)
+            outputs, captured = run_and_capture(run)
+        real = torch.cat([mask.reshape(-1) for mask in run.masks])
         transforms = None
         for site in run.roles.sites if linears else ():
-            rows, real = torch.cat(stream.take(site)), torch.cat([mask.reshape(-1) for mask in run.masks])
+            rows = captured.pop(site.linears[0])
             rows = rows[real & ordinary_rows(rows, real, threshold)].double()
             transforms = _smooth_site(model, run.roles, site, rows) or transforms
         if keys and attention is not None:
@@ -41,7 +39,7 @@ def smooth(model: Any, roles: Roles, ids: Tensor, threshold: float, *, linears: 
             if transforms is not None:
                 values = torch.stack([mean @ t for mean, t in zip(values, transforms, strict=True)])
             balance_keys(modules[0], moments, values, KVScheme(balance=True))
-        return stream.inputs
+        return outputs
 
     walk.run(visit)
 

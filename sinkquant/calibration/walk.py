@@ -147,3 +147,22 @@ def capture_inputs(run: BlockRun, linear: str, keep: Callable[[Tensor, Tensor], 
             pass
         finally:
             handle.remove()
+
+
+def run_and_capture(run: BlockRun) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The block's outputs, and the input rows (tokens, width) of every site by its first linear, in one pass."""
+    rows: dict[str, list[Tensor]] = {site.linears[0]: [] for site in run.roles.sites}
+    hooks = []
+    for name, kept in rows.items():
+        module = run.module.get_submodule(name.removeprefix(run.roles.name + "."))
+
+        def keep(_: nn.Module, args: tuple[Tensor, ...], kept: list[Tensor] = kept) -> None:
+            kept.append(args[0].reshape(-1, args[0].shape[-1]))
+
+        hooks.append(module.register_forward_pre_hook(keep))
+    try:
+        outputs = run_block(run)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs, {name: torch.cat(parts) for name, parts in rows.items()}

@@ -65,16 +65,6 @@ class Weights(Section):
     damping: float = Field(
         default=0.01, gt=0, le=1, strict=False, description="GPTQ: share of the Hessian's mean diagonal added to it."
     )
-    correct: bool = Field(
-        default=False, description="GPTQ: let every layer make up for the error that has reached its input."
-    )
-    correct_damping: float = Field(
-        default=0.3,
-        gt=0,
-        le=100,
-        strict=False,
-        description="Share of the Hessian's mean diagonal that tames `correct`.",
-    )
     sweeps: int = Field(
         default=0, ge=0, le=20, description="GPTQ: rounds of coordinate descent over codes and scales afterwards."
     )

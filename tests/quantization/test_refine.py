@@ -7,7 +7,6 @@ from itertools import pairwise
 import pytest
 import torch
 
-from sinkquant.quantization.correction import corrected_weight
 from sinkquant.quantization.gptq import gptq
 from sinkquant.quantization.refine import refine
 from sinkquant.quantization.scheme import WeightScheme
@@ -33,13 +32,3 @@ def test_every_sweep_helps(group: int | None, symmetric: bool) -> None:
     assert losses[0] == loss(weight, start.dequantized(), hessian)
     assert all(after <= before * 1.0001 for before, after in pairwise(losses))
     assert losses[1] < 0.97 * losses[0]
-
-
-def test_correction_restores_what_noise_in_the_input_took() -> None:
-    x = torch.randn(4000, 24, dtype=torch.float64)
-    seen = x @ (torch.eye(24, dtype=torch.float64) + 0.2 * torch.randn(24, 24, dtype=torch.float64))
-    weight = torch.randn(6, 24, dtype=torch.float64)
-    hessian, cross = seen.T @ seen / len(x), x.T @ seen / len(x)
-    found = corrected_weight(weight, hessian, cross, 1e-9)
-    torch.testing.assert_close(seen @ found.T, x @ weight.T, atol=1e-4, rtol=1e-4)
-    assert torch.equal(corrected_weight(weight, hessian, hessian, 0.1), weight)

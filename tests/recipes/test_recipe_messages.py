@@ -28,7 +28,7 @@ VALUES = [
     (
         "weights=4",
         "weights is 4 but must be a section with the keys bits, group_size, symmetric, method, clip, damping, "
-        "correct, correct_damping, sweeps, act_order, head_bits, embedding_bits and limit.",
+        "sweeps, act_order, head_bits, embedding_bits and limit.",
     ),
     *(
         (
