@@ -64,13 +64,17 @@ def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Rotations:
     elif stream and any(norm.kind == "layer" for block in roles.blocks for norm, _ in block.reads):
         stream = False
         notes.append("R1 is left out: layer norms subtract the mean, which a rotation does not commute with")
+    smooth, inputs = wanted.smooth, wanted.inputs
+    if wanted.r1 and not stream and recipe.target == "sink-aware":
+        smooth, inputs = True, True
+        notes.append("smoothing and online rotations of the inputs take R1's place")
     values = tuple(
         block.name for block in roles.blocks if wanted.r2 and block.attention and block.attention.value
         and block.attention.output
     )  # fmt: skip
     if wanted.r2 and len(values) < len(roles.blocks):
         notes.append(f"R2 is left out in {len(roles.blocks) - len(values)} blocks without plain value projections")
-    return Rotations(wanted.fold_norms, stream, values, wanted.r3, wanted.r4, wanted.seed, wanted.smooth, wanted.inputs)
+    return Rotations(wanted.fold_norms, stream, values, wanted.r3, wanted.r4, wanted.seed, smooth, inputs)
 
 
 def _schemes(
