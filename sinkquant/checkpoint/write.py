@@ -26,10 +26,14 @@ def round_floats(model: nn.Module, dtype: torch.dtype) -> None:
 def save_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard_size: str) -> None:
     """Sharded safetensors and config.json. Parameters are stored in `dtype`, scales and prefix as they are."""
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    state: dict[str, Tensor] = {
-        name: tensor.to(dtype) if name in parameters and tensor.is_floating_point() else tensor
-        for name, tensor in model.state_dict().items()
-    }
+    casts: dict[int, Tensor] = {}  # tied tensors stay one tensor, which is then stored once
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if name in parameters and tensor.is_floating_point():
+            key = tensor.data_ptr()
+            casts[key] = casts[key] if key in casts else tensor.to(dtype)
+            tensor = casts[key]
+        state[name] = tensor
     model.config.dtype = dtype
     model.save_pretrained(folder, state_dict=state, max_shard_size=shard_size)
 

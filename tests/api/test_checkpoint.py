@@ -86,3 +86,11 @@ def test_an_existing_folder_is_kept_and_replaced_only_when_complete(stories_path
     sinkquant.quantize(stories_path, recipe="kv4", output=folder, overrides=COMMON, overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     assert sinkquant.load(folder) is not None
+
+
+def test_tied_embeddings_are_stored_once(stories_path: Path, tmp_path: Path) -> None:
+    folder = make(stories_path, tmp_path, "kv4", "sinks.prefix=none", "export.dtype=float32")
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    original = sum(path.stat().st_size for path in stories_path.glob("*.safetensors"))
+    added = 5 * 2 * 4 * (8 * 8 + 8) * 4  # blocks x (keys, values) x KV heads x (transform, offset) in float32
+    assert stored < original + added + 8_000
