@@ -37,7 +37,7 @@ def quantize_block(model: nn.Module, run: BlockRun, plan: Plan, threshold: float
         install(module, plan.kv, getattr(module, "sink_key", None), getattr(module, "sink_value", None))
     for site in run.roles.sites:
         scheme = plan.linears[site.linears[0]]
-        if scheme.weight is None and scheme.activation is None:
+        if scheme.weight is None and scheme.activation is None:  # then there is nothing that a mean could disturb
             continue
         rows = _site_rows(run, site, plan, threshold) if _needs_rows(plan, scheme) else None
         _quantize_site(model, site, plan, rows, threshold)
@@ -45,7 +45,7 @@ def quantize_block(model: nn.Module, run: BlockRun, plan: Plan, threshold: float
 
 
 def _needs_rows(plan: Plan, scheme: LinearScheme) -> bool:
-    return _needs_sample(plan, scheme) or _needs_hessian(plan, scheme)
+    return scheme.center or _needs_sample(plan, scheme) or _needs_hessian(plan, scheme)
 
 
 def _needs_sample(plan: Plan, scheme: LinearScheme) -> bool:
@@ -83,7 +83,12 @@ def _site_rows(run: BlockRun, site: Site, plan: Plan, threshold: float) -> Tenso
 def _quantize_site(model: nn.Module, site: Site, plan: Plan, rows: Tensor | None, threshold: float) -> None:
     linears = [model.get_submodule(name) for name in site.linears]
     scheme, recipe = plan.linears[site.linears[0]], plan.recipe
-    input_range, activation = None, scheme.activation
+    input_range, activation, offset = None, scheme.activation, None
+    if scheme.center:
+        assert rows is not None
+        usual = ordinary_rows(rows, torch.ones(len(rows), dtype=torch.bool), threshold)
+        offset = rows[usual].mean(0)
+        rows = rows - offset
     if activation is not None and _needs_sample(plan, scheme):
         assert rows is not None
         sample = rows[:: max(1, len(rows) // RANGE_ROWS)]
@@ -104,7 +109,7 @@ def _quantize_site(model: nn.Module, site: Site, plan: Plan, rows: Tensor | None
         assert isinstance(linear, nn.Linear | QuantizedLinear)
         own = replace(plan.linears[name], activation=activation)
         codes = _round(linear.weight, own, plan, hessian)
-        replace_module(model, name, QuantizedLinear.from_linear(linear, own, codes, input_range))  # type: ignore[arg-type]
+        replace_module(model, name, QuantizedLinear.from_linear(linear, own, codes, input_range, offset))  # type: ignore[arg-type]
 
 
 def _hessian(rows: Tensor, scheme: LinearScheme, input_range: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -93,7 +93,7 @@ def _schemes(
             if inputs.bits < 16:
                 activation = ActivationScheme(inputs.bits, inputs.mode, inputs.symmetric)
             rotate = _rotated_online(rotations, site.kind)
-            schemes[name] = LinearScheme(weight, activation, rotate)
+            schemes[name] = LinearScheme(weight, activation, rotate, inputs.center)
     return schemes
 
 

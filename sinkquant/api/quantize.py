@@ -17,7 +17,7 @@ from sinkquant.api.estimate import Estimate, estimate
 from sinkquant.api.export import export
 from sinkquant.api.load import load
 from sinkquant.api.plan import Plan, make_plan
-from sinkquant.api.stages import Stages, peak_memory
+from sinkquant.api.stages import Progress, Stages, peak_memory
 from sinkquant.api.transform import check_batch, padded_logits, transform
 from sinkquant.calibration.bos import bos_policy
 from sinkquant.calibration.data import TokenBatches, load_calibration, token_batches
@@ -42,7 +42,6 @@ from sinkquant.sinks.report import SinkReport
 from sinkquant.transforms.norms import untie
 from sinkquant.transforms.prefix import refuse_prefix
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
 HELD_OUT = 2  # sequences behind the calibration text that the proof is measured on
 DEFAULT_THRESHOLD = 64.0  # without a report: the ratio that PrefixQuant (arXiv 2410.05265) calls an outlier token
 
@@ -84,7 +83,7 @@ def quantize(
     if target is not None and not dry_run:
         check_target(target, overwrite=overwrite)
     tell = progress or (lambda *_: None)
-    stages = Stages()
+    stages = Stages(tell)
 
     with stages("load"):
         source = resolve(model)
@@ -96,7 +95,7 @@ def quantize(
         bos = bos_policy(chosen.calibration.bos, tokenizer)
         text, held_out = _texts(chosen, calibration, tokenizer, network)
     report = None
-    with stages("detect"):
+    with stages("detect", steps=True):
         if chosen.sinks.prefix == "auto" or chosen.sinks.exclude:
             report = detect_loaded(
                 network, roles, tokenizer, text, held_out, bos=bos, label=source.label,
@@ -123,7 +122,7 @@ def quantize(
         "model_fingerprint": fingerprint(source), "prefix": list(plan.prefix), "bos": bos,
         "report": report.model_dump(mode="json") if report else None, "notes": list(plan.notes),
     }  # fmt: skip
-    with stages("quantize"):
+    with stages("quantize", steps=True):
         ids = with_bos(text, begins)
         store = ResumeStore(_identity(facts, ids, threshold))
         quantize_blocks(network, roles, plan, ids, threshold, store, lambda d, t: tell("quantize", d, t))

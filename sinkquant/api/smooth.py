@@ -18,8 +18,11 @@ from sinkquant.transforms.smooth import balance, balance_full, scale_norm, scale
 TOKENS = 4096  # enough for the moments of a head
 
 
-def smooth(model: Any, roles: Roles, ids: Tensor, threshold: float, *, linears: bool, keys: bool) -> None:
-    """Balance every block on `ids` (N, T): inputs against weights, keys against queries; the function stays."""
+def smooth(model: Any, roles: Roles, ids: Tensor, threshold: float, *, linears: bool, keys: bool, center: bool) -> None:
+    """Balance every block on `ids` (N, T): inputs against weights, keys against queries; the function stays.
+
+    `center`: the inputs' means will be taken out before rounding, so that only what varies counts.
+    """
     walk = Walk(model, roles, ids[: max(1, TOKENS // ids.shape[1])])
 
     def visit(run: BlockRun) -> list[Tensor]:
@@ -32,6 +35,7 @@ def smooth(model: Any, roles: Roles, ids: Tensor, threshold: float, *, linears: 
         for site in run.roles.sites if linears else ():
             rows = captured.pop(site.linears[0])
             rows = rows[real & ordinary_rows(rows, real, threshold)].double()
+            rows = rows - rows.mean(0) if center else rows
             transforms = _smooth_site(model, run.roles, site, rows) or transforms
         if keys and attention is not None:
             assert isinstance(moments.values, Tensor)

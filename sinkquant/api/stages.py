@@ -1,27 +1,37 @@
-"""Time and memory of a run, by stage."""
+"""Time and memory of a run, by stage, and its progress."""
 
 from __future__ import annotations
 
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
 
 
 class Stages:
-    """Seconds by stage, and the peak memory (bytes) reached by its end: `with stages("load"): …`."""
+    """Seconds by stage, and the peak memory (bytes) reached by its end: `with stages("load"): …`.
 
-    def __init__(self) -> None:
+    `tell(stage, done, total)` hears of the begin and the end of every stage.
+    """
+
+    def __init__(self, tell: Progress) -> None:
+        self._tell = tell
         self.seconds: dict[str, float] = {}
         self.peaks: dict[str, int] = {}
 
     @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Add the time inside the context to stage `name`."""
+    def __call__(self, name: str, *, steps: bool = False) -> Iterator[None]:
+        """Add the time inside the context to stage `name`; with `steps` the stage tells of its progress itself."""
         start = time.perf_counter()
+        if not steps:
+            self._tell(name, 0, 1)
         try:
             yield
+            if not steps:
+                self._tell(name, 1, 1)
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
             self.peaks[name] = peak_memory()

@@ -60,7 +60,10 @@ def transform(model: nn.Module, roles: Roles, plan: Plan, ids: Tensor, threshold
     model.set_attn_implementation(NAME)  # type: ignore[operator]
     _install_attention(model, roles, plan)
     if plan.rotations.smooth or plan.kv.balance:  # the moments are those of the model with its prefix
-        smooth(model, roles, ids, threshold, linears=plan.rotations.smooth, keys=plan.kv.balance)
+        smooth(
+            model, roles, ids, threshold, linears=plan.rotations.smooth, keys=plan.kv.balance,
+            center=plan.recipe.activations.center,
+        )  # fmt: skip
     for name, scheme in plan.linears.items():
         if scheme.rotate:
             _rotate_online(model, name)

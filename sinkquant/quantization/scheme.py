@@ -45,11 +45,16 @@ class ActivationScheme:
 
 @dataclass(frozen=True)
 class LinearScheme:
-    """Everything that changes in one linear. `rotate`: its input is rotated by a Hadamard matrix at run time (R4)."""
+    """Everything that changes in one linear.
+
+    `rotate`: its input is rotated by a Hadamard matrix at run time (R4). `center`: a stored mean is then taken out of
+    every channel, and its share of the output is part of the bias.
+    """
 
     weight: WeightScheme | None
     activation: ActivationScheme | None = None
     rotate: bool = False
+    center: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
@@ -62,6 +67,7 @@ class LinearScheme:
             WeightScheme(**data["weight"]) if data["weight"] else None,
             ActivationScheme(**data["activation"]) if data["activation"] else None,
             data["rotate"],
+            data.get("center", False),
         )
 
 

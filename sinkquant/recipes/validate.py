@@ -36,6 +36,7 @@ def portable_fixes(recipe: Recipe) -> dict[str, object]:
         "transforms.r3": False,
         "transforms.r4": False,
         "transforms.inputs": False,
+        "activations.center": False,
         "weights.head_bits": 16,
         "weights.embedding_bits": 16,
         "kv_cache.bits": 16,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -15,10 +17,14 @@ from sinkquant.transforms.hadamard import fast_hadamard
 
 
 class QuantizedLinear(nn.Module):
-    """y = Q(x·H)·Wᵀ + b with W stored as integer codes (or in float where only the input changes).
+    """y = Q(x·H − m)·Wᵀ + b with W stored as integer codes (or in float where only the input changes).
 
-    Tensors are buffers under the names of compressed-tensors; a float weight and a bias stay parameters.
+    Tensors are buffers under the names of compressed-tensors; a float weight and a bias stay parameters. With a mean m
+    the bias holds m·Wᵀ of the float weight, exactly, and is a float32 buffer.
     """
+
+    bias: Tensor | None
+    input_offset: Tensor  # (in,), only with a centered input
 
     def __init__(self, in_features: int, out_features: int, scheme: LinearScheme, *, bias: bool) -> None:
         super().__init__()
@@ -32,7 +38,11 @@ class QuantizedLinear(nn.Module):
             self.register_buffer("input_scale", torch.empty(1))
             if not scheme.activation.symmetric:
                 self.register_buffer("input_zero_point", torch.empty(1, dtype=torch.int8))
-        self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
+        if scheme.center:
+            self.register_buffer("input_offset", torch.empty(in_features))
+            self.register_buffer("bias", torch.empty(out_features))
+        else:
+            self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
 
     @classmethod
     def from_linear(
@@ -41,8 +51,12 @@ class QuantizedLinear(nn.Module):
         scheme: LinearScheme,
         weight: QuantizedWeight | None,
         input_range: tuple[Tensor, Tensor] | None = None,
+        input_offset: Tensor | None = None,
     ) -> QuantizedLinear:
-        """Replace `module`; `input_range` is (scale, zero) of static activations. A float weight is shared."""
+        """Replace `module`; `input_range` is (scale, zero) of static activations. A float weight is shared.
+
+        `input_offset` (in,) is the mean of the (rotated) inputs where the scheme centers them.
+        """
         with torch.device("meta"):
             made = cls(module.in_features, module.out_features, scheme, bias=module.bias is not None)
         if scheme.weight is None:
@@ -58,7 +72,12 @@ class QuantizedLinear(nn.Module):
             )  # linears of one site must not share storage on disk
             if not scheme.activation.symmetric:
                 made.input_zero_point = input_range[1].detach().to(torch.int8).reshape(1).clone()
-        if module.bias is not None:
+        if scheme.center:
+            assert input_offset is not None
+            made.input_offset = input_offset.detach().float().clone()  # not shared on disk either
+            shift = module.weight.detach().double() @ made.input_offset.double()
+            made.bias = (shift if module.bias is None else module.bias.detach().double() + shift).float()
+        elif module.bias is not None:
             made.bias = nn.Parameter(module.bias.detach(), requires_grad=False)
         return made.requires_grad_(False)
 
@@ -86,7 +105,10 @@ class QuantizedLinear(nn.Module):
         """(…, in) -> (…, out)."""
         if self.scheme.rotate:
             x = fast_hadamard(x)
-        return linear(self.quantize_input(x), self.dequantized_weight(x.dtype), self.bias)
+        if self.scheme.center:
+            x = x - self.input_offset.to(x.dtype)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return linear(self.quantize_input(x), self.dequantized_weight(x.dtype), bias)
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""
@@ -94,17 +116,19 @@ class QuantizedLinear(nn.Module):
         parts = [f"in_features={self.in_features}, out_features={self.out_features}"]
         parts.append(f"weight={weight.bits} bits" if weight else "weight=float")
         parts.append(f"input={activation.bits} bits {activation.mode}" if activation else "input=float")
-        return ", ".join(parts + (["rotated input"] if self.scheme.rotate else []))
+        return ", ".join(
+            parts
+            + (["rotated input"] if self.scheme.rotate else [])
+            + (["centered input"] if self.scheme.center else [])
+        )
 
 
 def float_activation(scheme: LinearScheme) -> LinearScheme:
     """The same scheme with its inputs left in float (the net for sites that no static range fits)."""
-    return LinearScheme(scheme.weight, None, scheme.rotate)
+    return replace(scheme, activation=None)
 
 
 def dynamic_activation(scheme: LinearScheme) -> LinearScheme:
     """The same scheme with one range a token."""
     assert scheme.activation is not None
-    return LinearScheme(
-        scheme.weight, ActivationScheme(scheme.activation.bits, "dynamic", symmetric=True), scheme.rotate
-    )
+    return replace(scheme, activation=ActivationScheme(scheme.activation.bits, "dynamic", symmetric=True))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sinkquant.models.roles import Roles
 from sinkquant.sinks.classify import (
+    agreement,
     choose_threshold,
     content_sinks,
     is_positional,
@@ -58,7 +59,7 @@ def build_report(
     seen = observe(model, roles, probes.ids, plain=len(rows), progress=progress)
 
     sweep = sweep_thresholds(seen.residual_ratio[:, rows])
-    threshold = choose_threshold(sweep)
+    threshold = choose_threshold(sweep, agreement(seen.residual_ratio[:, rows], seen.received[:, rows]))
     positional = is_positional(seen, probes, threshold)
     content = content_sinks(seen, probes, threshold, positional)
     wide = outlier_channels(seen.channels)

@@ -14,6 +14,7 @@ from sinkquant.sinks.signals.received_attention import ABOVE
 
 THRESHOLDS = (5.0, 8.0, 12.0, 20.0, 32.0, 50.0, 64.0, 100.0, 200.0, 500.0, 1000.0)
 PLATEAU = 3.0  # thresholds that differ by less may agree by chance
+AGREE = 0.5  # most of the tokens that stand out or draw attention do both
 CHANNEL_RATIO = 50.0  # a channel this much above the median one on nearly every token is an outlier channel
 
 
@@ -23,12 +24,26 @@ def sweep_thresholds(ratio: Tensor) -> dict[float, int]:
     return {tau: int((largest >= tau).sum()) for tau in THRESHOLDS}
 
 
-def choose_threshold(sweep: Mapping[float, int]) -> float:
+def agreement(ratio: Tensor, received: Tensor) -> dict[float, float]:
+    """How well the tokens that reach each threshold match those that draw attention: Jaccard index, 0 without either.
+
+    `ratio` and `received` are (L, N, T).
+    """
+    drawing = (received > ABOVE).sum(dim=0) > 1
+    largest = ratio.amax(dim=0)
+    found = {}
+    for tau in THRESHOLDS:
+        high = largest >= tau
+        found[tau] = int((high & drawing).sum()) / max(1, int((high | drawing).sum()))
+    return found
+
+
+def choose_threshold(sweep: Mapping[float, int], agree: Mapping[float, float]) -> float:
     """The middle of the longest run of thresholds (on a log scale) over which the count does not change.
 
     No single number fits all models; on the plateau the choice does not matter. Beyond the largest ratio every count is
-    0, so that run says how far the thresholds reach, not that there are no sinks: it wins only where no other run
-    covers a factor of `PLATEAU`. The first of equal runs wins.
+    0, so that run says how far the thresholds reach, not that there are no sinks. Where no other run covers a factor of
+    `PLATEAU`, the threshold that `agree`s best with attention decides, if it agrees at all. The first of equals wins.
     """
     runs: list[list[float]] = []
     for tau in sorted(sweep):
@@ -37,6 +52,8 @@ def choose_threshold(sweep: Mapping[float, int]) -> float:
         else:
             runs.append([tau])
     plateaus = [run for run in runs if sweep[run[0]] > 0 and run[-1] / run[0] >= PLATEAU]
+    if not plateaus and max(agree.values()) >= AGREE:
+        return max(agree, key=lambda tau: agree[tau])
     longest = max(plateaus or runs, key=lambda run: run[-1] / run[0])
     return longest[len(longest) // 2]
 

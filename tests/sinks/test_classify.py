@@ -8,6 +8,7 @@ import torch
 from sinkquant.models.attention import AttentionCall
 from sinkquant.sinks.classify import (
     THRESHOLDS,
+    agreement,
     choose_threshold,
     emergence_and_drop,
     outlier_channels,
@@ -17,6 +18,8 @@ from sinkquant.sinks.classify import (
 from sinkquant.sinks.report import Verdict
 from sinkquant.sinks.signals.received_attention import received_attention
 from sinkquant.sinks.signals.residual import channel_ratio, token_ratio
+
+NOTHING = dict.fromkeys(THRESHOLDS, 0.0)
 
 
 def test_a_token_counts_once_however_many_blocks_it_stands_out_in() -> None:
@@ -29,15 +32,26 @@ def test_a_token_counts_once_however_many_blocks_it_stands_out_in() -> None:
 
 def test_the_threshold_lies_on_the_longest_plateau() -> None:
     counts = dict(zip(THRESHOLDS, (40, 35, 26, 12, 8, 8, 8, 8, 8, 0, 0), strict=True))
-    assert choose_threshold(counts) == 64.0
-    assert counts[choose_threshold(counts)] == 8
+    assert choose_threshold(counts, NOTHING) == 64.0
+    assert counts[choose_threshold(counts, NOTHING)] == 8
 
 
 def test_the_empty_end_of_the_sweep_does_not_hide_sinks_of_moderate_ratio() -> None:
     """Eight sinks with ratios between 100 and 200: the zeros from 200 to 1000 are the longer run."""
     counts = dict(zip(THRESHOLDS, (40, 35, 26, 12, 8, 8, 8, 8, 0, 0, 0), strict=True))
-    assert counts[choose_threshold(counts)] == 8
-    assert choose_threshold(dict.fromkeys(THRESHOLDS, 0)) == 50.0
+    assert counts[choose_threshold(counts, NOTHING)] == 8
+    assert choose_threshold(dict.fromkeys(THRESHOLDS, 0), NOTHING) == 50.0
+
+
+def test_without_a_plateau_attention_decides() -> None:
+    """Ratios fall off evenly, as in models whose channels are large on every token; one token draws attention."""
+    ratio = torch.tensor([6.0, 7, 9, 11, 13, 16, 22, 35]).expand(3, 1, 8)
+    received = torch.zeros(3, 1, 8)
+    received[1:, 0, 7] = 0.6
+    sweep = sweep_thresholds(ratio)
+    assert choose_threshold(sweep, agreement(ratio, received)) == 32.0
+    received[:] = 0.0
+    assert sweep[choose_threshold(sweep, agreement(ratio, received))] == 0
 
 
 @pytest.mark.parametrize(
