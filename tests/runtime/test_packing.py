@@ -58,3 +58,19 @@ def test_without_quantization_only_the_rotation_remains() -> None:
     module.weight.copy_(fast_hadamard(module.weight.double()))
     made = QuantizedLinear.from_linear(module, LinearScheme(None, None, rotate=True), None)
     torch.testing.assert_close(made(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_mean_of_the_input_changes_nothing_but_the_grid() -> None:
+    module, x = nn.Linear(48, 20).requires_grad_(False), torch.randn(64, 48) + 5 * torch.randn(48)
+    offset = x.mean(0)
+    made = QuantizedLinear.from_linear(module, LinearScheme(None, None, center=True), None, input_offset=offset)
+    expected = (x.double() @ module.weight.double().T + module.bias.double()).float()
+    torch.testing.assert_close(made(x), expected, atol=1e-5, rtol=1e-5)
+
+    def error(center: bool) -> float:
+        scheme = LinearScheme(WeightScheme(4), ActivationScheme(4, "dynamic"), center=center)
+        codes = round_to_nearest(module.weight.detach(), WeightScheme(4), search=True)
+        layer = QuantizedLinear.from_linear(module, scheme, codes, input_offset=offset if center else None)
+        return float((layer(x) - expected).pow(2).mean())
+
+    assert error(center=True) < error(center=False) / 4
