@@ -33,6 +33,7 @@ def load(path: str | Path, *, dtype: torch.dtype | str = "auto", device_map: Any
         raise SinkquantError(f"the prefix in {folder} belongs to another model: quantize this model again.")
     model.eval().requires_grad_(False)
     if manifest["recipe"]["target"] == "portable":
-        with torch.no_grad():  # compressed-tensors unpacks at the first call of the whole model; its parts come later
+        # compressed-tensors unpacks at the first call of the whole model; its parts come later
+        with quiet(), torch.no_grad():
             model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device), use_cache=False)
     return model

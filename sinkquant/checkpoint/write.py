@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sinkquant.models.load import load_tokenizer
+from sinkquant.models.load import load_tokenizer, quiet
 from sinkquant.models.source import Source, local_folder
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")
@@ -35,7 +35,8 @@ def save_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard_s
             tensor = casts[key]
         state[name] = tensor
     model.config.dtype = dtype
-    model.save_pretrained(folder, state_dict=state, max_shard_size=shard_size)
+    with quiet():
+        model.save_pretrained(folder, state_dict=state, max_shard_size=shard_size)
 
 
 def copy_side_files(source: Source, folder: Path) -> None:

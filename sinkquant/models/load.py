@@ -13,6 +13,7 @@ from unittest import mock
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
+from tqdm import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,7 +22,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers import modeling_gguf_pytorch_utils as gguf_reader
 from transformers.utils import logging
 
 from sinkquant.errors import SinkquantError, UsageError
@@ -152,14 +152,17 @@ def _one_sentence(what: str, remedy: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' bars and reports off the terminal; what was set before comes back."""
+    """Keep the bars and reports of transformers and compressed-tensors off the terminal; both come back afterwards."""
     verbosity = logging.get_verbosity()
-    hook = logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **(options | {"disable": True})))
+    start = tqdm.__init__
+
+    def disabled(bar: Any, *args: Any, **options: Any) -> None:
+        start(bar, *args, **(options | {"disable": True}))
+
     logging.set_verbosity_error()
     try:
-        # The GGUF reader draws its bar past that hook.
-        with mock.patch.object(gguf_reader, "tqdm", lambda items, **_: items):
+        # Neither the GGUF reader nor compressed-tensors asks anyone before it draws a bar.
+        with mock.patch.object(tqdm, "__init__", disabled):
             yield
     finally:
         logging.set_verbosity(verbosity)
-        logging.set_tqdm_hook(hook)
