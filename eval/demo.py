@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from eval.smollm2 import naive, weight_bytes
+from eval.runs import PREFIX, TRANSFORMS, weight_bytes
 from sinkquant.api.evaluate import evaluate
 from sinkquant.api.quantize import Result, quantize
 from sinkquant.cli.progress import StageBars
@@ -80,7 +80,7 @@ def table(original: int, runs: list[tuple[Result, Comparison]]) -> Table:
 def main() -> None:
     """Quantize twice, evaluate twice, show one table."""
     runs = []
-    for name, overrides in ((RECIPE, ()), ("naive", naive(RECIPE))):
+    for name, overrides in ((RECIPE, ()), ("naive", (*PREFIX, *TRANSFORMS))):
         with StageBars() as bars:
             result = quantize(
                 MODEL, recipe=RECIPE, overrides=overrides, output=OUT / name, overwrite=True, progress=bars.step

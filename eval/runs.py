@@ -1,0 +1,144 @@
+"""Measured runs: each in a process of its own and saved at once; an interrupted benchmark goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from sinkquant.recipes import load_recipe
+
+RESULTS = Path(__file__).parent / "results"
+ASSETS = Path(os.environ.get("SINKQUANT_ASSETS", Path.home() / ".cache" / "sinkquant-assets"))
+SHARED = Path(os.environ.get("SINKQUANT_SHARED", Path(__file__).parents[2] / "shared")) / "assets"
+
+Row = dict[str, Any]
+
+TRANSFORMS = (
+    "transforms.fold_norms=false",
+    *(f"transforms.{name}=false" for name in ("r1", "r2", "r3", "r4", "smooth", "inputs")),
+    "kv_cache.balance=false", "activations.center=false",
+)  # fmt: skip
+PREFIX = ("sinks.prefix=none", "sinks.exclude=false")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with the text it is calibrated on and the text it is scored on."""
+
+    model: Path
+    calibration: Path
+    text: Path
+    bos: str = "never"
+    window: int = 2048
+    tokens: int = 8192
+
+    def missing(self) -> list[Path]:
+        """What is not on this machine."""
+        return [path for path in (self.model, self.calibration, self.text) if not path.exists()]
+
+
+SUBJECTS = {
+    "smollm2": Subject(
+        ASSETS / "smollm2-135m-instruct", SHARED / "data/wikitext-2/valid.txt", SHARED / "data/wikitext-2/wiki.test.raw"
+    ),
+    "gemma3": Subject(
+        ASSETS / "gemma3-270m", SHARED / "data/wikitext-2/valid.txt", SHARED / "data/wikitext-2/wiki.test.raw", "auto",
+        tokens=4096,
+    ),
+    "stories260k": Subject(
+        SHARED / "models/stories260K", SHARED / "data/tinystories/tinystories_sample_2m.txt",
+        SHARED / "data/tinystories/tiny_stories_944k.txt", "always", window=512,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: what it is called, and what is run."""
+
+    labels: tuple[tuple[str, Any], ...]
+    recipe: str
+    overrides: tuple[str, ...]
+
+    def identity(self, subject: Subject) -> Row:
+        """What must be the same for an earlier row to be kept."""
+        from sinkquant.evaluation.versions import versions
+
+        return {
+            **dict(self.labels), "recipe_digest": load_recipe(self.recipe, self.overrides).digest(),
+            "versions": versions(), "subject": {k: getattr(v, "name", v) for k, v in asdict(subject).items()},
+        }  # fmt: skip
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the weight files of a model folder."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def measure(recipe: str, overrides: tuple[str, ...], subject: Subject) -> Row:
+    """Quantize into a temporary folder and evaluate; meant for a fresh process, whose peak memory is its own."""
+    import sinkquant
+
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary) / "out"
+        done = sinkquant.quantize(
+            subject.model, recipe=recipe, overrides=overrides, calibration=str(subject.calibration), output=out
+        )
+        compared = sinkquant.evaluate(
+            out, baseline=subject.model, text=str(subject.text), window=subject.window, max_tokens=subject.tokens,
+            bos=subject.bos,
+        )  # fmt: skip
+        return {
+            **compared.model_dump(mode="json"), "bytes": weight_bytes(out),
+            "baseline_bytes": weight_bytes(subject.model), "seconds": done.seconds, "peak_bytes": done.peak_bytes,
+            "prefix": list(done.plan.prefix), "notes": list(done.plan.notes),
+        }  # fmt: skip
+
+
+def run(cases: Sequence[Case], subject: Subject, name: str, table: Callable[[list[Row]], str]) -> list[Row]:
+    """Measure what is missing in results/`name`.json; the table is written again after every run."""
+    file = RESULTS / f"{name}.json"
+    rows: list[Row] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    for case in cases:
+        key, title = case.identity(subject), ", ".join(str(value) for _, value in case.labels)
+        if any(all(row.get(name) == value for name, value in key.items()) for row in rows):
+            print(f"{title}: already measured", flush=True)
+            continue
+        print(f"{title} …", flush=True)
+        with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh:
+            row = fresh.submit(measure, case.recipe, case.overrides, subject).result()
+        print(f"  perplexity {row['result_perplexity']:.2f} (FP {row['baseline_perplexity']:.2f})", flush=True)
+        same = dict(case.labels)
+        rows = [old for old in rows if any(old.get(n) != v for n, v in same.items())] + [row | key]
+        write(file, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        write(RESULTS / f"{name}.md", table(rows))
+    return rows
+
+
+def write(path: Path, text: str) -> None:
+    """Replace `path` in one step: an interruption leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def conditions(rows: list[Row]) -> list[str]:
+    """How the rows were measured; equal sentences once."""
+    return sorted({_condition(row) for row in rows})
+
+
+def _condition(row: Row) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+    return (
+        f"- {row['tokens']} scored tokens of {row['text']} in {row['windows']} windows of {row['window']}; calibrated "
+        f"on {row['subject']['calibration']}; BOS: {row['bos_baseline']} (FP), {row['bos_result']} "
+        f"(result); {versions}."
+    )
