@@ -24,6 +24,7 @@ from sinkquant.calibration.data import TokenBatches, load_calibration, token_bat
 from sinkquant.checkpoint.folder import check_space, check_target, new_folder
 from sinkquant.checkpoint.resume import ResumeStore
 from sinkquant.errors import SinkquantError
+from sinkquant.evaluation.probe import probe_ids, take_probe
 from sinkquant.evaluation.score import evaluate_one
 from sinkquant.evaluation.versions import versions
 from sinkquant.models.fingerprint import fingerprint
@@ -121,6 +122,7 @@ def quantize(
         "recipe": chosen.model_dump(mode="json"), "recipe_digest": chosen.digest(), "model": source.label,
         "model_fingerprint": fingerprint(source), "prefix": list(plan.prefix), "bos": bos,
         "report": report.model_dump(mode="json") if report else None, "notes": list(plan.notes),
+        "rotations": vars(plan.rotations),
     }  # fmt: skip
     with stages("quantize", steps=True):
         ids = with_bos(text, begins)
@@ -147,16 +149,16 @@ def quantize(
                 "baseline_perplexity": baseline.perplexity, "result_perplexity": outcome.perplexity,
                 "tokens": outcome.tokens, "text": "held-out part of the calibration text",
             }  # fmt: skip
-            _add_figures(folder, figures, stages)
+            _add_figures(folder, figures, stages, take_probe(reloaded, probe_ids(tokenizer, begins)))
     store.clear()
     return Result(target, plan, report, figures, stages.seconds, peak_memory())
 
 
-def _add_figures(folder: Path, figures: dict[str, Any], stages: Stages) -> None:
+def _add_figures(folder: Path, figures: dict[str, Any], stages: Stages, probe: dict[str, Any]) -> None:
     from sinkquant.checkpoint.manifest import read_manifest, write_manifest
 
     manifest = read_manifest(folder)
-    manifest |= {"figures": figures, "seconds": stages.seconds, "peak_bytes": stages.peaks}
+    manifest |= {"figures": figures, "probe": probe, "seconds": stages.seconds, "peak_bytes": stages.peaks}
     manifest.pop("files")
     write_manifest(folder, {key: value for key, value in manifest.items() if key != "format"})
 

@@ -1,0 +1,66 @@
+"""A short text and what a checkpoint makes of it, stored at export so that any runtime can be held against it later."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TEXT = """\
+In the year 1846 the lighthouse on the northern cape was lit for the first time. Its keeper wrote down the weather, the
+ships and the price of oil; 3 of his 12 books are left. "The sea was calm," he says of the first night, "and I slept."
+
+def depth(tree):
+    return 1 + max((depth(branch) for branch in tree), default=0)
+"""
+"""Prose, figures and code of the project's own: no word of anybody's calibration text goes into a checkpoint."""
+
+LENGTH = 96
+"""Most text tokens of a probe."""
+
+LIMIT = 0.02
+"""Nats a token that the kernels of another machine or engine may cost: 2 % of the perplexity."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a measurement is from the stored one. `mean` and `largest`: of |Δ loss| over the tokens, in nats."""
+
+    identical: bool  # every logit, bit for bit
+    mean: float
+    largest: float
+    tokens: int
+
+    @property
+    def acceptable(self) -> bool:
+        """Whether the runtime computes the same model."""
+        return self.identical or self.mean <= LIMIT
+
+
+def probe_ids(tokenizer: PreTrainedTokenizerBase, bos_id: int | None) -> list[int]:
+    """The tokens of the probe, at most LENGTH, behind `bos_id` where the model is to see one."""
+    ids: list[int] = tokenizer(TEXT, add_special_tokens=False)["input_ids"][:LENGTH]
+    return ids if bos_id is None else [bos_id, *ids]
+
+
+def take_probe(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, Any]:
+    """`ids`, the loss in nats of every token but the first (`nll`), and a digest of all logits in float32."""
+    import torch
+
+    tokens = torch.tensor([list(ids)], device=model.device)
+    with torch.no_grad():
+        logits = model(input_ids=tokens, use_cache=False).logits[0].float().cpu()  # (T, V)
+    losses = torch.nn.functional.cross_entropy(logits[:-1].double(), tokens[0, 1:].cpu(), reduction="none")
+    digest = hashlib.sha256(logits.contiguous().numpy().tobytes()).hexdigest()
+    return {"ids": list(ids), "nll": losses.tolist(), "logits": f"sha256:{digest}"}
+
+
+def compare_probes(stored: Mapping[str, Any], measured: Mapping[str, Any]) -> Difference:
+    """A measurement against the stored one of the same tokens; engines that keep their logits give no digest."""
+    gaps = [abs(a - b) for a, b in zip(stored["nll"], measured["nll"], strict=True)]
+    return Difference(measured.get("logits") == stored["logits"], fmean(gaps), max(gaps), len(gaps))
