@@ -19,10 +19,21 @@ if TYPE_CHECKING:
     from sinkquant.api.load import load
     from sinkquant.api.quantize import quantize
     from sinkquant.recipes.schema import Recipe
+    from sinkquant.runtime.cache import SinkCache
     from sinkquant.sinks.report import SinkReport
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "SinkReport", "SinkquantError", "UsageError", "detect", "evaluate", "load", "quantize"]
+__all__ = [
+    "Recipe",
+    "SinkCache",
+    "SinkReport",
+    "SinkquantError",
+    "UsageError",
+    "detect",
+    "evaluate",
+    "load",
+    "quantize",
+]
 
 _HOMES = {
     "detect": "sinkquant.api.detect",
@@ -30,6 +41,7 @@ _HOMES = {
     "load": "sinkquant.api.load",
     "quantize": "sinkquant.api.quantize",
     "Recipe": "sinkquant.recipes.schema",
+    "SinkCache": "sinkquant.runtime.cache",
     "SinkReport": "sinkquant.sinks.report",
 }
 

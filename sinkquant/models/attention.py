@@ -18,6 +18,8 @@ from torch.nn.functional import scaled_dot_product_attention, softmax
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from sinkquant.errors import SinkquantError
+
 NAME = "sinkquant"
 STAGES = "attention_stages"  # attribute of an attention module: tuple of stages, applied in order
 
@@ -33,6 +35,7 @@ class AttentionCall:
     scaling: float | None = None  # of the logits; None: 1/√d
     softcap: float | None = None  # logits become c·tanh(logits / c)
     sink_logits: Tensor | None = None  # (H,), extra terms of the softmax's denominator
+    cache: Any = None  # a cache layer that waits for `key` and `value`, then the new tokens alone; a stage writes them
 
     def explicit(self) -> AttentionCall:
         """The same call with a mask in place of the implied causal one, so that columns can be added to it."""
@@ -48,14 +51,22 @@ class AttentionCall:
         return replace(self, key=key, value=value, mask=causal[None, None])
 
 
+@dataclass(frozen=True)
+class Pending:
+    """New keys or values (B, Hkv, T, d) that `layer` of a cache stores once a stage has transformed them."""
+
+    states: Tensor
+    layer: Any
+
+
 Stage = Callable[[nn.Module, AttentionCall], AttentionCall]
 
 
 def attention_forward(
     module: nn.Module,
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Tensor | Pending,
+    value: Tensor | Pending,
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
@@ -63,9 +74,16 @@ def attention_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """The function registered with transformers. Returns ((B, T, H, dv), weights or None)."""
     softcap, sink_logits = kwargs.get("softcap"), kwargs.get("s_aux")
-    call = AttentionCall(query, key, value, attention_mask, scaling, softcap, sink_logits)
+    cache = None
+    if isinstance(key, Pending) and isinstance(value, Pending):
+        cache, key, value = key.layer, key.states, value.states
+    assert isinstance(key, Tensor)
+    assert isinstance(value, Tensor)
+    call = AttentionCall(query, key, value, attention_mask, scaling, softcap, sink_logits, cache)
     for stage in getattr(module, STAGES, ()):
         call = stage(module, call)
+    if call.cache is not None:
+        raise SinkquantError("the cache belongs to another model: make a SinkCache of the model that runs.")
     if softcap is None and sink_logits is None and not kwargs.get("output_attentions"):
         return _fused(module, call, dropout, kwargs.get("is_causal")), None
     return _explicit(call)

@@ -12,9 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.models.attention import STAGES, AttentionCall
-from sinkquant.quantization.kv import fake_quantize_kv
+from sinkquant.quantization.kv import KVGrid
 from sinkquant.quantization.scheme import KVScheme
 from sinkquant.transforms.hadamard import fast_hadamard
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Keys or values of `length` tokens: the first of them quantized, the last exact, some possibly as both."""
+
+    quantized: Tensor  # (B, Hkv, Q, d), tokens 0 … Q − 1
+    exact: Tensor  # (B, Hkv, E, d), tokens length − E … length − 1
+    length: int
 
 
 @dataclass(frozen=True)
@@ -24,31 +33,36 @@ class KVStage:
     scheme: KVScheme
 
     def __call__(self, module: nn.Module, call: AttentionCall) -> AttentionCall:
-        """Rotate, quantize, prepend."""
-        query, key, value = call.query, call.key, call.value
+        """Rotate, quantize (through the call's cache if it has one), prepend."""
+        query, key = call.query, call.key
         if self.scheme.rotate:
             query, key = fast_hadamard(query), fast_hadamard(key)
         if self.scheme.balance:
             query, key = by_head(query, module.query_transform), by_head(key, module.key_transform)  # type: ignore[arg-type]
+        call = replace(call, query=query, key=key)
         if self.scheme.bits < 16:
-            exact = replace(call, query=query, key=key, value=value)
-            offsets = (module.key_offset, module.value_offset) if self.scheme.balance else (None, None)
-            key, value = (
-                self.quantized(x, offset)  # type: ignore[arg-type]
-                for x, offset in zip((key, value), offsets, strict=True)
-            )
-            call = keep_recent(exact, key, value, self.scheme.recent)
-        else:
-            call = replace(call, query=query, key=key, value=value)
+            call = self.quantized(call, self.grids(module))
         sink_key = getattr(module, "sink_key", None)
         return call if sink_key is None else prepend(call, sink_key, module.sink_value)  # type: ignore[arg-type]
 
-    def quantized(self, x: Tensor, offset: Tensor | None) -> Tensor:
-        """Keys or values (B, Hkv, S, d) as they come back from the cache; `offset` (Hkv, 1, d) is taken out before."""
-        if offset is None:
-            return fake_quantize_kv(x, self.scheme.bits, self.scheme.clip)
-        offset = offset.to(x.dtype)
-        return fake_quantize_kv(x - offset, self.scheme.bits, self.scheme.clip) + offset
+    def grids(self, module: nn.Module) -> tuple[KVGrid, KVGrid]:
+        """The grids of the module's keys and values."""
+        offsets = (module.key_offset, module.value_offset) if self.scheme.balance else (None, None)
+        key, value = (KVGrid(self.scheme.bits, self.scheme.clip, offset) for offset in offsets)  # type: ignore[arg-type]
+        return key, value
+
+    def quantized(self, call: AttentionCall, grids: tuple[KVGrid, KVGrid]) -> AttentionCall:
+        """The call with keys and values as they come back from the cache, real or imagined."""
+        recent = self.scheme.recent
+        if call.cache is not None:
+            key, value = call.cache.write(call.key, call.value, grids)
+        else:
+            call = call.explicit() if recent else call
+            key, value = (
+                Versions(grid.fake(x), x if recent else x[:, :, :0], x.shape[2])
+                for grid, x in zip(grids, (call.key, call.value), strict=True)
+            )
+        return keep_recent(replace(call, cache=None), key, value, recent)
 
 
 def by_head(x: Tensor, transform: Tensor) -> Tensor:
@@ -57,29 +71,28 @@ def by_head(x: Tensor, transform: Tensor) -> Tensor:
     return (groups @ transform.to(x.dtype)[:, None]).flatten(1, 2)
 
 
-def keep_recent(call: AttentionCall, key: Tensor, value: Tensor, recent: int) -> AttentionCall:
-    """The call with quantized `key` and `value`, of which every query sees its `recent` newest tokens as they were.
+def keep_recent(call: AttentionCall, key: Versions, value: Versions, recent: int) -> AttentionCall:
+    """The call with `key` and `value`, of which every query sees its `recent` newest tokens as they were.
 
     Both versions stand side by side and the mask decides which one a query sees, so any kernel can compute it.
     """
-    if recent == 0:
-        return replace(call, key=key, value=value)
-    call = call.explicit()
-    key, value = key[:, :, : call.key.shape[2]], value[:, :, : call.value.shape[2]]
-    mask = call.mask
+    quantized, exact = key.quantized.shape[2], key.exact.shape[2]
+    joined = replace(
+        call,
+        key=torch.cat([key.quantized, key.exact], dim=2),
+        value=torch.cat([value.quantized, value.exact], dim=2),
+    )
+    if quantized + exact == key.length:  # a single query, or nothing that one query sees exactly and another does not
+        return joined
+    mask = call.explicit().mask
     assert mask is not None
     visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-    index = torch.arange(mask.shape[-1], device=mask.device)
+    index = torch.arange(key.length, device=mask.device)
     newest = torch.where(visible, index, -1).amax(-1, keepdim=True)  # a query's own place among the keys
-    near = visible & (index > newest - recent)
+    near = (index > newest - recent) & (index >= key.length - exact)
     hidden = torch.zeros_like(mask) if mask.dtype == torch.bool else torch.full_like(mask, torch.finfo(mask.dtype).min)
-    masks = [torch.where(near, hidden, mask), torch.where(near, mask, hidden)]
-    return replace(
-        call,
-        key=torch.cat([key, call.key], dim=2),
-        value=torch.cat([value, call.value], dim=2),
-        mask=torch.cat(masks, dim=-1),
-    )
+    far_mask, near_mask = torch.where(near, hidden, mask), torch.where(near, mask, hidden)
+    return replace(joined, mask=torch.cat([far_mask[..., :quantized], near_mask[..., key.length - exact :]], dim=-1))
 
 
 def prepend(call: AttentionCall, sink_key: Tensor, sink_value: Tensor) -> AttentionCall:

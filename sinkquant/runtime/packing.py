@@ -2,6 +2,7 @@
 
 Below 8 bits: `weight_packed` int32 (out, ⌈in·bits/32⌉) and `weight_shape` (2,). At 8 bits: `weight` int8 (out, in).
 `weight_scale` (out, groups) float32; `weight_zero_point` only on asymmetric grids: packed along the output, or int8.
+A cache's codes are packed into bytes instead, which can grow token by token.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import torch
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sinkquant.quantization.scheme import WeightScheme
 from sinkquant.quantization.weights import QuantizedWeight
@@ -61,3 +63,19 @@ def empty(scheme: WeightScheme, out_features: int, in_features: int) -> dict[str
         shape, dtype = ((rows, groups), torch.int32) if scheme.packed else ((out_features, groups), torch.int8)
         tensors["weight_zero_point"] = torch.empty(shape, dtype=dtype)
     return tensors
+
+
+def pack_bytes(codes: Tensor, bits: int) -> Tensor:
+    """Codes (…, n) uint8 below 2^bits, 8 // bits of them a byte: (…, ⌈n / (8 // bits)⌉) uint8."""
+    each = 8 // bits
+    planes = pad(codes, (0, -codes.shape[-1] % each)).chunk(each, dim=-1)
+    packed = planes[0].clone()
+    for place, plane in enumerate(planes[1:], start=1):
+        packed |= plane << place * bits
+    return packed
+
+
+def unpack_bytes(packed: Tensor, bits: int, size: int) -> Tensor:
+    """The inverse of `pack_bytes`, for codes of length `size`."""
+    planes = [packed >> place * bits & 2**bits - 1 for place in range(8 // bits)]
+    return torch.cat(planes, dim=-1)[..., :size]

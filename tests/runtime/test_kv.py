@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from sinkquant.models.attention import AttentionCall, attention_weights
 from sinkquant.quantization.kv import fake_quantize_kv
 from sinkquant.quantization.scheme import KVScheme
-from sinkquant.runtime.kv import KVStage, keep_recent, prepend
+from sinkquant.runtime.kv import KVStage, Versions, keep_recent, prepend
 
 
 def call(length: int = 9, past: int = 0, mask: torch.Tensor | None = None) -> AttentionCall:
@@ -19,11 +19,30 @@ def call(length: int = 9, past: int = 0, mask: torch.Tensor | None = None) -> At
     )
 
 
+def versions(exact: torch.Tensor, recent: int, new: int) -> Versions:
+    """What a cache shows that has stored no more than it must."""
+    length = exact.shape[2]
+    far, near = max(length - recent, 0), min(recent - 1 + new, length)
+    return Versions(fake_quantize_kv(exact, 2)[:, :, :far], exact[:, :, length - near :], length)
+
+
+@pytest.mark.parametrize("recent", [1, 3, 100])
+@pytest.mark.parametrize(("new", "past"), [(9, 0), (1, 8), (4, 5)])
+def test_a_cache_that_keeps_little_gives_what_all_versions_give(recent: int, new: int, past: int) -> None:
+    mask = torch.ones(new, past + new, dtype=torch.bool).tril(past)[None, None]
+    exact = call(length=new, past=past, mask=mask)
+    key, value = (Versions(fake_quantize_kv(x, 2), x, past + new) for x in (exact.key, exact.value))
+    expected = keep_recent(exact, key, value, recent)
+    made = keep_recent(exact, versions(exact.key, recent, new), versions(exact.value, recent, new), recent)
+    outputs = [attention_weights(x) @ x.value.repeat_interleave(2, dim=1) for x in (made, expected)]
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("recent", [1, 3, 100])
 def test_every_query_sees_its_newest_tokens_exactly(recent: int) -> None:
     exact = call()
     key, value = fake_quantize_kv(exact.key, 2), fake_quantize_kv(exact.value, 2)
-    made = keep_recent(exact, key, value, recent)
+    made = keep_recent(exact, Versions(key, exact.key, 9), Versions(value, exact.value, 9), recent)
     weights = attention_weights(made)  # (B, H, T, 2S)
     values = made.value.repeat_interleave(2, dim=1)
     for i in range(9):
@@ -38,7 +57,8 @@ def test_recent_tokens_count_from_the_query_in_a_preallocated_cache() -> None:
     visible = torch.zeros(1, 1, 2, 12, dtype=torch.bool)
     visible[..., 0, :6], visible[..., 1, :7] = True, True
     exact = call(length=2, past=10, mask=visible)
-    made = keep_recent(exact, exact.key * 0, exact.value * 0, recent=2)
+    key, value = Versions(exact.key * 0, exact.key, 12), Versions(exact.value * 0, exact.value, 12)
+    made = keep_recent(exact, key, value, recent=2)
     assert made.mask is not None
     near = made.mask[0, 0, :, 12:]
     assert near[0].nonzero().flatten().tolist() == [4, 5]
