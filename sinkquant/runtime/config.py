@@ -43,7 +43,17 @@ def sink_aware(base: Any) -> Any:
     def to_dict(self: Any) -> dict[str, Any]:
         return {**base.to_dict(self), "model_type": MODEL_TYPE}
 
-    return type(base.__name__, (base,), {"to_dict": to_dict, "__module__": base.__module__})
+    def reduce(self: Any) -> Any:  # pickle would look for the class under the base's name
+        return _restore, (base, dict(self.__dict__))
+
+    return type(base.__name__, (base,), {"to_dict": to_dict, "__reduce__": reduce, "__module__": base.__module__})
+
+
+def _restore(base: Any, state: dict[str, Any]) -> Any:
+    made: Any = sink_aware(base)
+    config = made.__new__(made)
+    config.__dict__.update(state)
+    return config
 
 
 def make_sink_aware(config: PreTrainedConfig, facts: dict[str, Any], quantization: SinkquantQuantization) -> Any:
