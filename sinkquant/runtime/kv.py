@@ -53,16 +53,35 @@ class KVStage:
 
     def quantized(self, call: AttentionCall, grids: tuple[KVGrid, KVGrid]) -> AttentionCall:
         """The call with keys and values as they come back from the cache, real or imagined."""
-        recent = self.scheme.recent
+        recent, new = self.scheme.recent, call.query.shape[2]
         if call.cache is not None:
             key, value = call.cache.write(call.key, call.value, grids)
-        else:
-            call = call.explicit() if recent else call
-            key, value = (
-                Versions(grid.fake(x), x if recent else x[:, :, :0], x.shape[2])
-                for grid, x in zip(grids, (call.key, call.value), strict=True)
-            )
-        return keep_recent(replace(call, cache=None), key, value, recent)
+            return keep_recent(replace(call, cache=None), key, value, recent)
+        if call.mask is None and new > 1:  # only the text is meant, and a pre-allocated cache is longer
+            call = replace(call, key=call.key[:, :, :new], value=call.value[:, :, :new])
+        length = call.key.shape[2]
+        far, near = reach(length, new, recent) if not recent or ends_with_text(call) else (length, length)
+        key, value = (
+            Versions(grid.fake(x[:, :, :far]), x[:, :, length - near :], length)
+            for grid, x in zip(grids, (call.key, call.value), strict=True)
+        )
+        return keep_recent(call, key, value, recent)
+
+
+def reach(length: int, new: int, recent: int) -> tuple[int, int]:
+    """How many tokens the `new` last queries of `length` see quantized (the first ones) and exact (the last ones)."""
+    return max(length - recent, 0), min(recent - 1 + new, length) if recent else 0
+
+
+def ends_with_text(call: AttentionCall) -> bool:
+    """Whether the keys end with the newest token; in a pre-allocated cache they go on behind it."""
+    mask = call.mask
+    if mask is None or mask.shape[-2] == mask.shape[-1]:
+        return True
+    if torch.compiler.is_compiling():  # it must not depend on data
+        return False
+    last = mask[..., -1, -1]
+    return bool((last if last.dtype == torch.bool else last > torch.finfo(last.dtype).min / 2).any())
 
 
 def by_head(x: Tensor, transform: Tensor) -> Tensor:

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, DynamicCache, Gemma3ForCausalLM, Gemma3TextConfig
+from transformers import AutoModelForCausalLM, DynamicCache, Gemma3ForCausalLM, Gemma3TextConfig, StaticCache
 
 import sinkquant
 from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.models.attention import NAME, register
 from sinkquant.quantization.kv import KVGrid
 from sinkquant.quantization.scheme import KVScheme
-from sinkquant.runtime.cache import SinkCache, SinkLayer
+from sinkquant.runtime.cache import SinkCache
+from sinkquant.runtime.cache_layer import SinkLayer
 from sinkquant.runtime.kv import balance_shapes, install
 from sinkquant.runtime.positions import install_positions
 
@@ -88,7 +89,9 @@ def test_logits_are_those_of_the_simulated_cache(
     model = quantized(request.getfixturevalue(name), scheme)
     expected = logits(model, ids, DynamicCache(config=model.config), chunks)
     made = logits(model, ids, SinkCache(model), chunks)
-    torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
+    # A transform of one token may differ in its last digit from that of many; codes hide it, exact tokens do not.
+    tolerance = 1e-5 if scheme.recent else 0
+    torch.testing.assert_close(made, expected, atol=tolerance, rtol=tolerance)
     exact = logits(quantized(model, KVScheme(16, balance=scheme.balance)), ids, None, [20])
     if scheme.bits < 8:
         assert (exact - expected).abs().max() > 1e-3
@@ -107,6 +110,8 @@ def test_generate_with_every_search(name: str, recent: int, ids: torch.Tensor, r
     for options in searches:
         expected = generate(model, DynamicCache(config=model.config), ids, mask, **options)
         assert generate(model, SinkCache(model), ids, mask, **options) == expected, options
+    static = StaticCache(config=model.config, max_cache_len=40)
+    assert generate(model, static, ids, mask) == generate(model, SinkCache(model), ids, mask)
     single = {"prompt_lookup_num_tokens": 3, "max_new_tokens": 12}
     repeated = ids[:1].repeat(1, 2)
     expected = generate(model, None, repeated, max_new_tokens=12)
@@ -229,13 +234,13 @@ def test_it_is_exported_lazily() -> None:
     assert sinkquant.SinkCache is SinkCache
 
 
-@pytest.mark.parametrize(("dtype", "recent", "tolerance"), [(torch.float32, 8, 1e-3), (torch.bfloat16, 0, 0)])
-def test_a_real_model_writes_the_same(smollm2_path: Path, dtype: torch.dtype, recent: int, tolerance: float) -> None:
+@pytest.mark.parametrize(("dtype", "recent"), [(torch.float32, 8), (torch.bfloat16, 0)])
+def test_a_real_model_writes_the_same(smollm2_path: Path, dtype: torch.dtype, recent: int) -> None:
     model = AutoModelForCausalLM.from_pretrained(smollm2_path, dtype=dtype)
     quantized(model, KVScheme(4, recent=recent, rotate=True), prefix=0)
     ids = torch.randint(100, 40000, (1, 24), generator=torch.Generator().manual_seed(0))
     expected = logits(model, ids, DynamicCache(config=model.config), [16, 1, 7])
     made = logits(model, ids, SinkCache(model), [16, 1, 7])
-    assert (made - expected).abs().max() <= tolerance  # of logits up to 30
+    assert (made - expected).abs().max() <= (1e-3 if recent else 0)  # of logits up to 30
     options = {"max_new_tokens": 4}
     assert generate(model, SinkCache(model), ids, **options) == generate(model, None, ids, **options)
