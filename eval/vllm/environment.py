@@ -33,7 +33,7 @@ def build(folder: Path) -> Path:
             _pip(python, "install", *requirements(wheel))
             _pip(python, "install", "--no-deps", str(wheel))
         _pip(python, "install", "--no-deps", "-e", str(ROOT))
-        _pip(python, "install", "wrapt")
+        _pip(python, "install", "wrapt", "pytest", "hypothesis")  # to run tests/integrations in it
     return python
 
 
