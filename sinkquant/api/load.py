@@ -3,36 +3,59 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from sinkquant.checkpoint.manifest import verify
-from sinkquant.errors import SinkquantError
+from sinkquant.errors import SinkquantError, unknown
 from sinkquant.models.load import quiet
+from sinkquant.runtime.kernels.use import use_kernels
+from sinkquant.runtime.portable import portable_quantization
 from sinkquant.runtime.register import register_config, register_runtime
 
+EXECUTIONS = ("reference", "auto")
 
-def load(path: str | Path, *, dtype: torch.dtype | str = "auto", device_map: Any = None) -> Any:
+
+def load(
+    path: str | Path,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device_map: Any = None,
+    execution: Literal["reference", "auto"] = "reference",
+) -> Any:
     """Load a checkpoint of either kind in evaluation mode.
+
+    `execution`: `reference` computes in float on rounded inputs and gives the logits of the proof bit for bit; `auto`
+    keeps weights packed and lets integer kernels compute where they are right and faster on this machine.
 
     Raises SinkquantError where a file is missing or has changed (its checksum is named).
     """
     folder = Path(path)
     if not folder.is_dir():
         raise SinkquantError(f"{folder} is no folder: give the folder that sinkquant quantize wrote.")
+    if execution not in EXECUTIONS:
+        raise unknown("execution", execution, EXECUTIONS)
     manifest = verify(folder)
     register_config()
     register_runtime()
+    config = AutoConfig.from_pretrained(folder)
+    portable = manifest["recipe"]["target"] == "portable"
+    if portable and execution == "auto":
+        config.quantization_config = portable_quantization(folder, config.quantization_config).to_dict()
     with quiet():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device_map, use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, device_map=device_map, use_safetensors=True
+        )
     facts = getattr(model.config, "sinkquant", None) or {}
     stated = facts.get("model_fingerprint")
     if stated is not None and stated != manifest.get("model_fingerprint"):
         raise SinkquantError(f"the prefix in {folder} belongs to another model: quantize this model again.")
     model.eval().requires_grad_(False)
-    if manifest["recipe"]["target"] == "portable":
+    if execution == "auto":
+        return use_kernels(model)
+    if portable:
         # compressed-tensors unpacks at the first call of the whole model; its parts come later
         with quiet(), torch.no_grad():
             model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device), use_cache=False)

@@ -91,7 +91,8 @@ def _schemes(
                 weight = WeightScheme(weights.bits, weights.symmetric, size, weights.limit)
             activation = None
             if inputs.bits < 16:
-                activation = ActivationScheme(inputs.bits, inputs.mode, inputs.symmetric)
+                route = inputs.route if inputs.mode == "static" else None
+                activation = ActivationScheme(inputs.bits, inputs.mode, inputs.symmetric, route=route)
             rotate = _rotated_online(rotations, site.kind)
             schemes[name] = LinearScheme(weight, activation, rotate, inputs.center)
     return schemes

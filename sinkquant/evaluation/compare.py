@@ -23,6 +23,7 @@ from sinkquant.evaluation.score import (
     token_logprobs,
 )
 from sinkquant.evaluation.versions import versions
+from sinkquant.runtime.routing import RoutedRows
 
 
 class Comparison(BaseModel):
@@ -30,7 +31,8 @@ class Comparison(BaseModel):
 
     `kl` is the mean of KL(baseline ‖ result) in nats a token; `top1_agreement` the share (0…1) of scored tokens for
     which both models put the same token first; `tokens` the number of scored tokens, `window` the tokens that the
-    baseline sees at most; `seconds_*` the wall time each model took for its log-probabilities.
+    baseline sees at most; `seconds_*` the wall time each model took for its log-probabilities. `routed_rows` is the
+    share (0…1) of the rows in front of routing linears that the result computed in float; None where nothing routes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +50,7 @@ class Comparison(BaseModel):
     versions: dict[str, str]
     seconds_baseline: float
     seconds_result: float
+    routed_rows: float | None = None
 
 
 def compare(
@@ -81,15 +84,16 @@ def compare(
         _Side(result, windows_result, lead_result - 1, chunk),
     ]
     sums = torch.zeros(4, dtype=torch.float64)
-    for index in range(len(windows_baseline)):
-        targets = windows_baseline[index, lead_baseline + first : lead_baseline + last].split(chunk)
-        p_chunks, q_chunks = (side.logprobs(index, first, last) for side in sides)
-        for part, p, q in zip(targets, p_chunks, q_chunks, strict=True):
-            sums += _chunk_sums(p, q.to(p.device), part)
-        require_finite(float(sums[0]), "the baseline", index)
-        require_finite(float(sums[1:].sum()), "the result", index)
-        if progress is not None:
-            progress(index + 1, len(windows_baseline))
+    with RoutedRows(result) as routed:
+        for index in range(len(windows_baseline)):
+            targets = windows_baseline[index, lead_baseline + first : lead_baseline + last].split(chunk)
+            p_chunks, q_chunks = (side.logprobs(index, first, last) for side in sides)
+            for part, p, q in zip(targets, p_chunks, q_chunks, strict=True):
+                sums += _chunk_sums(p, q.to(p.device), part)
+            require_finite(float(sums[0]), "the baseline", index)
+            require_finite(float(sums[1:].sum()), "the result", index)
+            if progress is not None:
+                progress(index + 1, len(windows_baseline))
 
     tokens = len(windows_baseline) * (last - first)
     nll_baseline, nll_result, kl, agreement = (sums / tokens).tolist()
@@ -107,6 +111,7 @@ def compare(
         versions=versions(),
         seconds_baseline=sides[0].seconds,
         seconds_result=sides[1].seconds,
+        routed_rows=routed.share,
     )
 
 

@@ -30,12 +30,16 @@ class WeightScheme:
 
 @dataclass(frozen=True)
 class ActivationScheme:
-    """Inputs of one linear: one stored scale (`static`) or one a token (`dynamic`)."""
+    """Inputs of one linear: one stored scale (`static`) or one a token (`dynamic`).
+
+    `route` (static only): a token whose largest magnitude exceeds that many times the range stays in float.
+    """
 
     bits: int
     mode: Literal["static", "dynamic"]
     symmetric: bool = True
     clip: float = 1.0  # dynamic only: share of a token's range that the grid spans
+    route: float | None = None
 
     @property
     def grid(self) -> Grid:

@@ -85,6 +85,10 @@ class Activations(Section):
     )
     symmetric: bool = Field(default=True, description="No zero point.")
     clip: Literal["none", "mse"] = Field(default="mse", description="How a static range is chosen.")
+    route: Annotated[float, Field(ge=1, strict=False)] | None = Field(
+        default=None,
+        description="Tokens beyond that many times a static range go through a linear in float; null routes none.",
+    )
     center: bool = Field(
         default=False,
         description="Take every channel's mean out before rounding; its share of the output becomes part of the bias.",

@@ -37,6 +37,7 @@ def portable_fixes(recipe: Recipe) -> dict[str, object]:
         "transforms.r4": False,
         "transforms.inputs": False,
         "activations.center": False,
+        "activations.route": None,
         "weights.head_bits": 16,
         "weights.embedding_bits": 16,
         "kv_cache.bits": 16,

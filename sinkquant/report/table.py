@@ -52,6 +52,7 @@ def comparison_table(comparison: Comparison, extra: Iterable[Sequence[Any]] = ()
             ("perplexity", c.baseline_perplexity, c.result_perplexity),
             ("mean KL to the baseline (nats/token)", None, c.kl),
             ("same first choice", None, f"{c.top1_agreement:.2%}"),
+            *([] if c.routed_rows is None else [("rows beyond the range, in float", None, f"{c.routed_rows:.3%}")]),
             ("begin of text", c.bos_baseline, c.bos_result),
             ("seconds to score", f"{c.seconds_baseline:.1f}", f"{c.seconds_result:.1f}"),
             *extra,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,11 @@ from sinkquant.quantization.grid import fake_quantize
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme
 from sinkquant.quantization.weights import QuantizedWeight
 from sinkquant.runtime import packing
+from sinkquant.runtime.routing import outlier_rows, routing_limit
 from sinkquant.transforms.hadamard import fast_hadamard
+
+if TYPE_CHECKING:
+    from sinkquant.runtime.kernels.choose import Choice
 
 
 class QuantizedLinear(nn.Module):
@@ -21,7 +26,16 @@ class QuantizedLinear(nn.Module):
 
     Tensors are buffers under the names of compressed-tensors; a float weight and a bias stay parameters. With a mean m
     the bias holds m·Wᵀ of the float weight, exactly, and is a float32 buffer.
+
+    The float computation on rounded inputs defines the layer. A `choice` lets an integer kernel take its place.
     """
+
+    choice: Choice | None = None
+    limit: float | None = None  # with a choice: the magnitude above which rows are routed
+    kernel_codes: Tensor  # what a kernel put in the place of the stored codes
+    kernel_ranges: Tensor
+    weight_scale: Tensor
+    weight_packed: Tensor
 
     bias: Tensor | None
     input_offset: Tensor  # (in,), only with a centered input
@@ -81,34 +95,82 @@ class QuantizedLinear(nn.Module):
             made.bias = nn.Parameter(module.bias.detach(), requires_grad=False)
         return made.requires_grad_(False)
 
+    @property
+    def routes(self) -> bool:
+        """Whether rows beyond the static range stay in float."""
+        return self.scheme.activation is not None and self.scheme.activation.route is not None
+
+    def prepare_input(self, x: Tensor) -> Tensor:
+        """The input (…, in) rotated and centered, before it is rounded."""
+        if self.scheme.rotate:
+            x = fast_hadamard(x)
+        return x - self.input_offset.to(x.dtype) if self.scheme.center else x
+
+    def static_range(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Stored scale and zero point (1,) of static inputs."""
+        scale, zero = self._buffers["input_scale"], self._buffers.get("input_zero_point")
+        assert scale is not None
+        return scale.to(dtype), None if zero is None else zero.to(dtype)
+
+    def routed_rows(self, x: Tensor) -> Tensor:
+        """(…) bool: which rows of the prepared input (…, in) take the float path; the scheme must route."""
+        scheme = self.scheme.activation
+        assert scheme is not None and scheme.route is not None
+        return outlier_rows(x, *self.static_range(x.dtype), scheme.grid, scheme.route)
+
     def quantize_input(self, x: Tensor) -> Tensor:
-        """The input as the integer kernel would see it, in float; any shape (…, in)."""
+        """The prepared input as the integer kernel would see it, in float; routed rows as they are."""
         scheme = self.scheme.activation
         if scheme is None:
             return x
         if scheme.mode == "dynamic":
             return fake_quantize(x, *token_ranges(x, scheme), scheme.grid)
-        scale, zero = self._buffers["input_scale"], self._buffers.get("input_zero_point")
-        assert scale is not None
-        return fake_quantize(x, scale.to(x.dtype), None if zero is None else zero.to(x.dtype), scheme.grid)
+        rounded = fake_quantize(x, *self.static_range(x.dtype), scheme.grid)
+        return torch.where(self.routed_rows(x)[..., None], x, rounded) if self.routes else rounded
+
+    def quantized_weight(self) -> QuantizedWeight:
+        """Codes (out, in) with scales and zero points; the scheme must quantize the weight."""
+        assert self.scheme.weight is not None
+        names = ("weight", "weight_packed", "weight_scale", "weight_zero_point")
+        stored = {name: tensor for name in names if (tensor := self._buffers.get(name)) is not None}
+        moved = None if self.choice is None else self.choice.kernel.codes(self)
+        return packing.unpack(stored, self.scheme.weight, self.out_features, self.in_features, moved)
 
     def dequantized_weight(self, dtype: torch.dtype) -> Tensor:
         """The weight (out, in) that the codes stand for."""
-        if self.scheme.weight is None:
-            return self.weight.to(dtype)
-        names = ("weight", "weight_packed", "weight_scale", "weight_zero_point")
-        stored = {name: self._buffers[name] for name in names if self._buffers.get(name) is not None}
-        codes = packing.unpack(stored, self.scheme.weight, self.out_features, self.in_features)  # type: ignore[arg-type]
-        return codes.dequantized().to(dtype)
+        return (self.weight if self.scheme.weight is None else self.quantized_weight().dequantized()).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) -> (…, out)."""
-        if self.scheme.rotate:
-            x = fast_hadamard(x)
-        if self.scheme.center:
-            x = x - self.input_offset.to(x.dtype)
+        x = self.prepare_input(x)
+        kernel = None if self.choice is None else self.choice.at(x.numel() // self.in_features)
+        if kernel is None:
+            return self._float(self.quantize_input(x))
+        y = kernel(self, x.reshape(-1, self.in_features)).reshape(*x.shape[:-1], self.out_features)
+        if self.limit is not None and x.abs().max().item() > self.limit:
+            routed = self.routed_rows(x)
+            y[routed] = self._float(x[routed])
+        return y
+
+    def use(self, choice: Choice, dtype: torch.dtype) -> None:
+        """Compute with the kernel of `choice` from now on; it may move the codes. `dtype` is that of the inputs."""
+        choice.kernel.prepare(self, dtype)
+        self.choice = choice
+        scheme = self.scheme.activation
+        if scheme is not None and scheme.route is not None:
+            self.limit = float(routing_limit(*self.static_range(dtype), scheme.grid, scheme.route))
+
+    def _float(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return linear(self.quantize_input(x), self.dequantized_weight(x.dtype), bias)
+        return linear(x, self.dequantized_weight(x.dtype), bias)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """What is stored never depends on the kernel."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        if self.choice is not None and self.choice.kernel.codes(self) is not None:
+            assert self.scheme.weight is not None
+            for name, tensor in packing.pack(self.quantized_weight(), self.scheme.weight).items():
+                destination.setdefault(prefix + name, tensor)
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""

@@ -34,12 +34,15 @@ def pack(weight: QuantizedWeight, scheme: WeightScheme) -> dict[str, Tensor]:
     return tensors
 
 
-def unpack(tensors: dict[str, Tensor], scheme: WeightScheme, out_features: int, in_features: int) -> QuantizedWeight:
-    """The inverse of `pack`."""
+def unpack(
+    tensors: dict[str, Tensor], scheme: WeightScheme, out_features: int, in_features: int, codes: Tensor | None = None
+) -> QuantizedWeight:
+    """The inverse of `pack`; `codes` (out, in) int8 are given where they are kept in another form."""
     scale, zero = tensors["weight_scale"], tensors.get("weight_zero_point")
     if not scheme.packed:
-        return QuantizedWeight(tensors["weight"], scale, zero)
-    codes = unpack_from_int32(tensors["weight_packed"], scheme.bits, torch.Size((out_features, in_features)))
+        return QuantizedWeight(tensors["weight"] if codes is None else codes, scale, zero)
+    if codes is None:
+        codes = unpack_from_int32(tensors["weight_packed"], scheme.bits, torch.Size((out_features, in_features)))
     if zero is not None:
         # Packed along the output: unpacked as its transpose, since the library needs contiguous words.
         shape = torch.Size((scale.shape[1], scale.shape[0]))

@@ -131,7 +131,7 @@ def test_the_changes_asked_for_make_any_recipe_portable(recipe: Recipe) -> None:
 def test_digest_is_the_hash_of_canonical_json() -> None:
     recipe = load_recipe("w8a8")
     text = (
-        '{"activations":{"bits":8,"clip":"mse","mode":"dynamic","symmetric":true},'
+        '{"activations":{"bits":8,"center":false,"clip":"mse","mode":"dynamic","route":null,"symmetric":true},'
         '"calibration":{"bos":"auto","length":1024,"seed":0,"sequences":16,"source":"python-docs"},'
         '"description":"Portable int8 with activation scales found for each token; needs no calibration.",'
         '"effort":"default","export":{"dtype":"auto","shard_size":"5GB"},"kv_cache":{"balance":false,"bits":16,"recent":0},'

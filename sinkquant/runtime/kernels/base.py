@@ -1,0 +1,33 @@
+"""What a kernel is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from sinkquant.quantization.scheme import LinearScheme
+    from sinkquant.runtime.linear import QuantizedLinear
+
+
+class Kernel(Protocol):
+    """One way to compute a quantized linear. It holds no tensors: those stay in the layer."""
+
+    name: str
+
+    def suits(self, scheme: LinearScheme, out_features: int, in_features: int, device: torch.device) -> bool:
+        """Whether it computes this scheme at this size on this device at all; says nothing on speed."""
+
+    def precision(self, dtype: torch.dtype) -> torch.dtype:
+        """The type whose rounding an output of `dtype` may show."""
+
+    def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
+        """Lay the layer's codes out anew, in the place of the stored ones, or do nothing."""
+
+    def codes(self, layer: QuantizedLinear) -> Tensor | None:
+        """The codes (out, in) int8 that `prepare` took away, or None where they still stand in the layer."""
+
+    def __call__(self, layer: QuantizedLinear, x: Tensor) -> Tensor:
+        """Prepared input (rows, in), not rounded, to (rows, out) in its dtype, bias included."""

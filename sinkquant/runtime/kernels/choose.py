@@ -1,0 +1,145 @@
+"""Which kernel runs a layer here: the first that is right and fast on a layer of its size with random codes."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from sinkquant.quantization.activations import token_ranges
+from sinkquant.quantization.grid import dequantize, quantize
+from sinkquant.quantization.scheme import LinearScheme
+from sinkquant.quantization.weights import QuantizedWeight
+from sinkquant.runtime.kernels.base import Kernel
+from sinkquant.runtime.kernels.digits import DigitsKernel
+from sinkquant.runtime.kernels.int4 import Int4Kernel
+from sinkquant.runtime.kernels.int8 import Int8Kernel
+from sinkquant.runtime.linear import QuantizedLinear
+
+KERNELS: tuple[Kernel, ...] = (Int8Kernel(), DigitsKernel(), Int4Kernel())
+ROWS = (1, 16, 256)  # numbers of rows that are tried; a number between two is taken for the larger
+OUTPUTS = 2048  # a larger layer is tried with about that many outputs
+REPEATS, CLEAR = 5, 1.5  # a ratio of times that is clear ends the trial
+EXACT = 1e-6  # relative error of sums in float32
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel that is right, and for each of `ROWS` whether it also beats the dequantizing path."""
+
+    kernel: Kernel
+    fast: tuple[bool, ...]
+
+    def at(self, rows: int) -> Kernel | None:
+        """The kernel for a product of that many rows, or None for the dequantizing path."""
+        return self.kernel if self.fast[min(bisect_left(ROWS, rows), len(ROWS) - 1)] else None
+
+
+class Chooser:
+    """Tries kernels and remembers what came of it, by scheme, size, dtype and device."""
+
+    def __init__(self, kernels: Sequence[Kernel] = KERNELS) -> None:
+        self.kernels = tuple(kernels)
+        self._known: dict[tuple[object, ...], Choice | None] = {}
+
+    def choose(self, layer: QuantizedLinear, dtype: torch.dtype) -> Choice | None:
+        """The choice for `layer` under inputs of `dtype`, or None where only the dequantizing path will do."""
+        device = layer._buffers["weight_scale"].device if layer.scheme.weight else layer.weight.device  # type: ignore[union-attr]
+        outputs = layer.out_features
+        if outputs > OUTPUTS:
+            outputs = OUTPUTS + outputs % OUTPUTS % 64  # what a kernel asks of sizes concerns their divisors up to 64
+        facts = (_bare(layer.scheme), outputs, layer.in_features, device)
+        if (*facts, dtype) not in self._known:
+            found = (_try(kernel, *facts, dtype) for kernel in self.kernels if kernel.suits(*facts))
+            self._known[*facts, dtype] = next((choice for choice in found if choice is not None), None)
+        return self._known[*facts, dtype]
+
+
+def _bare(scheme: LinearScheme) -> LinearScheme:
+    """The scheme of the product alone."""
+    activation = None if scheme.activation is None else replace(scheme.activation, route=None, clip=1.0)
+    return LinearScheme(scheme.weight, activation)
+
+
+@torch.no_grad()
+def _try(
+    kernel: Kernel, scheme: LinearScheme, out: int, width: int, device: torch.device, dtype: torch.dtype
+) -> Choice | None:
+    layer, ready = (random_layer(scheme, out, width, device) for _ in range(2))
+    inputs = [random_input(rows, width, dtype, device) for rows in ROWS]
+    try:
+        ready.use(Choice(kernel, (True,) * len(ROWS)), dtype)
+        right = all(relative_error(ready(x), layer, x) <= tolerance(kernel, dtype) for x in inputs)
+    except RuntimeError:  # torch offers the operator, but not for this device or size
+        return None
+    fast = tuple(_faster(ready, x) for x in inputs) if right else ()
+    return Choice(kernel, fast) if any(fast) else None
+
+
+def random_layer(scheme: LinearScheme, out: int, width: int, device: torch.device | str = "cpu") -> QuantizedLinear:
+    """A layer with random codes of the whole range, and a static range that clips a few inputs of unit variance."""
+    draw = torch.Generator().manual_seed(0)
+    assert scheme.weight is not None
+    grid, groups = scheme.weight.grid, width // (scheme.weight.group_size or width)
+    codes = torch.randint(grid.low, grid.high + 1, (out, width), generator=draw, dtype=torch.int8)
+    scale = torch.rand(out, groups, generator=draw) * 0.01 + 0.01
+    zero = None
+    if not scheme.weight.symmetric:
+        zero = torch.randint(grid.low, grid.high + 1, (out, groups), generator=draw, dtype=torch.int8)
+    bits = scheme.activation.bits if scheme.activation else 8
+    limits = torch.tensor([3 / 2 ** (bits - 1)]), torch.ones(1)
+    blank = nn.Linear(width, out, bias=False, device="meta")
+    return QuantizedLinear.from_linear(blank, scheme, QuantizedWeight(codes, scale, zero), limits).to(device)
+
+
+def random_input(rows: int, width: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    """(rows, width) normal numbers."""
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(rows)).to(device, dtype)
+
+
+def relative_error(y: Tensor, layer: QuantizedLinear, x: Tensor, rows: int = 16) -> float:
+    """Of the last rows of `y` (tokens, out) against the layer's definition in float64; codes as in `x`'s dtype."""
+    x, y = x[-rows:], y[-rows:].double()
+    inputs = layer.scheme.activation
+    exact = x.double()
+    if inputs is not None:
+        scale, zero = token_ranges(x, inputs) if inputs.mode == "dynamic" else layer.static_range(x.dtype)
+        codes = quantize(x, scale, zero, inputs.grid)
+        exact = dequantize(codes, scale.double(), None if zero is None else zero.double())
+    expected = exact @ layer.quantized_weight().dequantized().double().T
+    if layer.bias is not None:
+        expected += layer.bias.double()
+    return float((y - expected).norm() / expected.norm())
+
+
+def tolerance(kernel: Kernel, dtype: torch.dtype) -> float:
+    """Half a unit of the kernel's precision, as numbers rounded once or twice show it in the mean."""
+    return max(EXACT, torch.finfo(kernel.precision(dtype)).eps / 2)
+
+
+def _faster(layer: QuantizedLinear, x: Tensor) -> bool:
+    """Whether `layer` is faster with its kernel than without, by the best of some calls of each, in turn."""
+    assert layer.choice is not None
+    ways = [layer.choice, Choice(layer.choice.kernel, (False,) * len(ROWS))]
+    best = [float("inf"), float("inf")]
+    for _ in range(REPEATS):
+        for index, layer.choice in enumerate(ways):
+            best[index] = min(best[index], _seconds(layer, x))
+        if max(best) > CLEAR * min(best):
+            break
+    layer.choice = ways[0]
+    return best[0] < best[1]
+
+
+def _seconds(layer: QuantizedLinear, x: Tensor) -> float:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    start = time.perf_counter()
+    layer(x)
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter() - start

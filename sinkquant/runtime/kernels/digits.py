@@ -1,0 +1,58 @@
+"""8-bit weights under float inputs: every input number as two digits of 8 bits, both multiplied by `torch._int_mm`.
+
+x ≈ s · (128 · h + l) with one scale s a token and integers |h| ≤ 127, |l| ≤ 64: fifteen bits with the sign, so an input
+number is off by at most s / 2 = max|x| / 32512. With weight codes w of scale v:
+
+    y = s · v · (128 · h·wᵀ + l·wᵀ) + b
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sinkquant.quantization.scheme import LinearScheme
+from sinkquant.runtime.kernels.int8 import int_product
+from sinkquant.runtime.linear import QuantizedLinear
+
+BASE, HIGHEST = 128, 127
+
+
+class DigitsKernel:
+    """8-bit weights, float inputs; see the module."""
+
+    name = "digits"
+
+    def suits(self, scheme: LinearScheme, out_features: int, in_features: int, device: torch.device) -> bool:
+        """On the CPU, for weights with one scale a channel and no zero point."""
+        weight = scheme.weight
+        if weight is None or scheme.activation is not None or weight.bits != 8 or not weight.symmetric:
+            return False
+        return weight.group_size in (None, in_features) and device.type == "cpu"
+
+    def precision(self, dtype: torch.dtype) -> torch.dtype:
+        """Between bfloat16 and float32."""
+        return torch.float16 if dtype == torch.float32 else dtype
+
+    def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
+        """The stored codes are used as they are."""
+
+    def codes(self, layer: QuantizedLinear) -> None:
+        """None was taken away."""
+
+    def __call__(self, layer: QuantizedLinear, x: Tensor) -> Tensor:
+        """(rows, in) to (rows, out)."""
+        scale, high, low = two_digits(x.float())
+        total = int_product(torch.cat([high, low]).to(torch.int8), layer.quantized_weight().codes).float()
+        y = torch.add(total[len(x) :], total[: len(x)], alpha=BASE).mul_(scale * layer.weight_scale.flatten())
+        if layer.bias is not None:
+            y += layer.bias
+        return y.to(x.dtype)
+
+
+def two_digits(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale (rows, 1), high and low digits (rows, in) of `x` (rows, in) float32, the digits as floats."""
+    scale = (x.abs().amax(-1, keepdim=True) / (BASE * HIGHEST)).clamp_min(torch.finfo(x.dtype).tiny)
+    whole = (x / scale).round_()
+    high = (whole / BASE).round_()
+    return scale, high, whole.sub_(high, alpha=BASE)

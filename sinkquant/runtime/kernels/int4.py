@@ -1,0 +1,87 @@
+"""4-bit weights under float inputs by torch's `_weight_int4pack_mm_for_cpu`, in bfloat16 whatever the input's dtype.
+
+The kernel wants the codes in blocks of 64 outputs (AVX-512), or 32 (AVX2), transposed: byte j of input i in a block
+holds output j in its low half and output j + 32 (or 16) in its high half. They replace the stored words.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from sinkquant.quantization.scheme import LinearScheme
+from sinkquant.runtime.linear import QuantizedLinear
+
+BLOCKS = (64, 32)
+GROUPS = (32, 64, 128, 256)
+
+
+class Int4Kernel:
+    """4-bit weights, float inputs; see the module."""
+
+    name = "int4"
+
+    def suits(self, scheme: LinearScheme, out_features: int, in_features: int, device: torch.device) -> bool:
+        """On the CPU, for groups that the kernel knows and whole blocks of outputs."""
+        weight = scheme.weight
+        if weight is None or scheme.activation is not None or weight.bits != 4 or weight.group_size not in GROUPS:
+            return False
+        block = cpu_block() if device.type == "cpu" else None
+        return block is not None and out_features % block == 0 and in_features % weight.group_size == 0
+
+    def precision(self, dtype: torch.dtype) -> torch.dtype:
+        """Everything is rounded to it."""
+        return torch.bfloat16
+
+    def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
+        """Codes in blocks, and (scale, −zero·scale) of every group and output in bfloat16, replace the stored words."""
+        weight = layer.quantized_weight()
+        shift = torch.zeros_like(weight.scale) if weight.zero is None else -weight.zero * weight.scale
+        ranges = torch.stack([weight.scale, shift], -1).transpose(0, 1)  # (groups, out, 2)
+        layer.register_buffer("kernel_ranges", ranges.to(torch.bfloat16).contiguous(), persistent=False)
+        layer.register_buffer("kernel_codes", to_blocks(weight.codes), persistent=False)
+        del layer.weight_packed
+
+    def codes(self, layer: QuantizedLinear) -> Tensor:
+        """From the blocks."""
+        return from_blocks(layer.kernel_codes)
+
+    def __call__(self, layer: QuantizedLinear, x: Tensor) -> Tensor:
+        """(rows, in) to (rows, out): inputs and scales are rounded to bfloat16, sums are in float32."""
+        assert layer.scheme.weight is not None and layer.scheme.weight.group_size is not None
+        y = torch._weight_int4pack_mm_for_cpu(
+            x.to(torch.bfloat16), layer.kernel_codes, layer.scheme.weight.group_size, layer.kernel_ranges
+        ).to(x.dtype)
+        return y if layer.bias is None else y + layer.bias.to(x.dtype)
+
+
+def to_blocks(codes: Tensor) -> Tensor:
+    """Codes (out, in) −8 … 7 in the kernel's layout, (out, in / 2) uint8."""
+    return torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32) + 8, 1)
+
+
+def from_blocks(packed: Tensor) -> Tensor:
+    """The inverse of `to_blocks`: (out, in) int8."""
+    block = cpu_block()
+    assert block is not None
+    return _unblock(packed, block)
+
+
+def _unblock(packed: Tensor, block: int) -> Tensor:
+    out, half = packed.shape
+    planes = packed.reshape(out // block, 2 * half, block // 2)
+    codes = torch.cat([planes & 15, planes >> 4], -1).view(torch.int8) - 8  # (blocks, in, block)
+    return codes.transpose(1, 2).reshape(out, 2 * half)
+
+
+@cache
+def cpu_block() -> int | None:
+    """Outputs a block in the layout of this CPU, or None where torch has no such kernel or an unknown layout."""
+    codes = (torch.arange(128 * 32) % 251 % 16 - 8).reshape(128, 32).to(torch.int8)
+    try:
+        packed = to_blocks(codes)
+    except (AttributeError, RuntimeError):
+        return None
+    return next((block for block in BLOCKS if torch.equal(_unblock(packed, block), codes)), None)

@@ -1,0 +1,40 @@
+"""A portable checkpoint on our runtime: its `quantization_config`, in the words of compressed-tensors, as our own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
+from sinkquant.runtime.config import SinkquantQuantization
+
+
+def portable_quantization(folder: Path, config: dict[str, Any]) -> SinkquantQuantization:
+    """What our loader needs to build the linears that a portable checkpoint in `folder` holds tensors for."""
+    groups = [(group["targets"], _scheme(group)) for group in config["config_groups"].values()]
+    linears = {}
+    for name in _quantized(folder):
+        named = [scheme for targets, scheme in groups if name in targets]
+        linears[name] = (named or [scheme for targets, scheme in groups if "Linear" in targets])[0]
+    return SinkquantQuantization(linears, attentions={}, prefix_length=0, kv_shapes={})
+
+
+def _quantized(folder: Path) -> list[str]:
+    """Names of the modules with a stored weight scale."""
+    names: list[str] = []
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            names += [key.removesuffix(".weight_scale") for key in tensors if key.endswith(".weight_scale")]
+    return names
+
+
+def _scheme(group: dict[str, Any]) -> LinearScheme:
+    weights, inputs = group["weights"], group.get("input_activations")
+    activation = None
+    if inputs is not None:
+        activation = ActivationScheme(
+            inputs["num_bits"], "dynamic" if inputs["dynamic"] else "static", inputs["symmetric"]
+        )
+    return LinearScheme(WeightScheme(weights["num_bits"], weights["symmetric"], weights.get("group_size")), activation)

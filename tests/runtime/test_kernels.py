@@ -1,0 +1,245 @@
+"""Every kernel against float64, and the choice between them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
+from sinkquant.quantization.weights import QuantizedWeight, round_to_nearest
+from sinkquant.runtime.kernels.base import Kernel
+from sinkquant.runtime.kernels.choose import ROWS, Choice, Chooser, random_layer
+from sinkquant.runtime.kernels.digits import DigitsKernel, two_digits
+from sinkquant.runtime.kernels.int4 import Int4Kernel, cpu_block, from_blocks, to_blocks
+from sinkquant.runtime.kernels.int8 import Int8Kernel
+from sinkquant.runtime.kernels.use import use_kernels
+from sinkquant.runtime.linear import QuantizedLinear
+
+ALWAYS = (True,) * len(ROWS)
+CPU = torch.device("cpu")
+FLOAT_ERROR = {torch.float32: 1e-6, torch.bfloat16: 2.5e-3}
+
+STATIC, DYNAMIC = ActivationScheme(8, "static"), ActivationScheme(8, "dynamic")
+INTEGER = [
+    LinearScheme(WeightScheme(8), STATIC),
+    LinearScheme(WeightScheme(8), ActivationScheme(8, "static", symmetric=False)),
+    LinearScheme(WeightScheme(8), DYNAMIC),
+    LinearScheme(WeightScheme(8), ActivationScheme(8, "dynamic", symmetric=False)),
+    LinearScheme(WeightScheme(4), STATIC),
+    LinearScheme(WeightScheme(4), ActivationScheme(4, "dynamic", clip=0.8)),
+]
+
+
+def fresh(scheme: LinearScheme, out: int, width: int, *, bias: bool) -> QuantizedLinear:
+    """A layer whose codes are new in every run and reach both ends of the grid."""
+    assert scheme.weight is not None
+    grid, groups = scheme.weight.grid, width // (scheme.weight.group_size or width)
+    codes = torch.randint(grid.low, grid.high + 1, (out, width), dtype=torch.int8)
+    zero = None if scheme.weight.symmetric else torch.randint(grid.low, grid.high + 1, (out, groups), dtype=torch.int8)
+    weight = QuantizedWeight(codes, torch.rand(out, groups) * 0.02 + 1e-3, zero)
+    module = nn.Linear(width, out, bias=bias)
+    steps = 2 ** (scheme.activation.bits - 1) if scheme.activation else 128
+    limits = torch.rand(1) / steps * 3 + 1 / steps, torch.randint(-steps // 2, steps // 2, (1,)).float()
+    return QuantizedLinear.from_linear(module, scheme, weight, limits)
+
+
+def weight64(layer: QuantizedLinear) -> Tensor:
+    weight = layer.quantized_weight()
+    codes = weight.codes.double().reshape(layer.out_features, weight.scale.shape[1], -1)
+    zero = 0 if weight.zero is None else weight.zero.double()[..., None]
+    return ((codes - zero) * weight.scale.double()[..., None]).reshape(layer.out_features, layer.in_features)
+
+
+def error(y: Tensor, inputs: Tensor, layer: QuantizedLinear) -> float:
+    expected = inputs @ weight64(layer).T + (0 if layer.bias is None else layer.bias.double())
+    return float((y.double() - expected).norm() / expected.norm())
+
+
+def input64(layer: QuantizedLinear, x: Tensor) -> Tensor:
+    """The rounded input in float64; the division that decides a code is done in the dtype of `x`."""
+    scheme = layer.scheme.activation
+    assert scheme is not None
+    if scheme.mode == "static":
+        scale, zero = layer.input_scale.to(x.dtype), layer._buffers.get("input_zero_point")
+        offset = torch.zeros(1) if zero is None else zero
+    elif scheme.symmetric:
+        scale = x.abs().amax(-1, keepdim=True) * scheme.clip * 2 / (2**scheme.bits - 1)
+        offset = torch.zeros(1)
+    else:
+        low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
+        scale = (high - low) / (2**scheme.bits - 1)
+        offset = (-(2 ** (scheme.bits - 1)) - low / scale).round()
+    half = 2 ** (scheme.bits - 1)
+    codes = (x / scale + offset.to(x.dtype)).round().clamp(-half, half - 1).double()
+    return (codes - offset.double()) * scale.double()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("scheme", INTEGER, ids=str)
+@pytest.mark.parametrize("shape", [(1, 64, 96), (3, 40, 56), (33, 576, 192), (130, 17, 24)], ids=str)
+def test_int8(scheme: LinearScheme, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    seed = torch.seed()
+    rows, out, width = shape
+    layer = fresh(scheme, out, width, bias=rows % 2 == 1)
+    assert Int8Kernel().suits(scheme, out, width, CPU)
+    layer.use(Choice(Int8Kernel(), ALWAYS), dtype)
+    x = torch.randn(rows, width).to(dtype)
+    found = error(layer(x), input64(layer, x), layer)
+    assert found < FLOAT_ERROR[dtype], f"seed {seed}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("group", [32, 64, 128, 256])
+@pytest.mark.parametrize("rows", [1, 5, 70])
+def test_int4(rows: int, group: int, symmetric: bool, dtype: torch.dtype) -> None:
+    if cpu_block() is None:
+        pytest.skip("torch has no 4-bit kernel for this CPU")
+    seed = torch.seed()
+    scheme, out, width = LinearScheme(WeightScheme(4, symmetric, group)), 192, 512
+    layer = fresh(scheme, out, width, bias=rows == 5)
+    expected_weight = weight64(layer)
+    layer.use(Choice(Int4Kernel(), ALWAYS), dtype)
+    assert torch.equal(weight64(layer), expected_weight)
+    x = torch.randn(2, rows, width).to(dtype)
+    assert error(layer(x), x.double(), layer) < 8e-3, f"seed {seed}"
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 96), (5, 40, 57), (70, 300, 576)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_digits(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    seed = torch.seed()
+    rows, out, width = shape
+    layer = fresh(LinearScheme(WeightScheme(8)), out, width, bias=True)
+    layer.use(Choice(DigitsKernel(), ALWAYS), dtype)
+    x = torch.randn(rows, width).to(dtype)
+    assert error(layer(x), x.double(), layer) < max(2e-4, FLOAT_ERROR[dtype]), f"seed {seed}"
+
+
+def test_digits_are_within_bounds() -> None:
+    x = torch.randn(50, 64) * torch.logspace(-30, 30, 50)[:, None]
+    x[7] = 0
+    scale, high, low = two_digits(x)
+    assert high.abs().max() <= 127
+    assert low.abs().max() <= 64
+    assert ((128 * high + low) * scale - x).abs().le(0.501 * scale).all()
+
+
+def test_blocks_hold_every_code() -> None:
+    if cpu_block() is None:
+        pytest.skip("torch has no 4-bit kernel for this CPU")
+    codes = torch.randint(-8, 8, (256, 64), dtype=torch.int8)
+    assert torch.equal(from_blocks(to_blocks(codes)), codes)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "scheme", "out"),
+    [
+        (Int8Kernel(), LinearScheme(WeightScheme(8, symmetric=False), STATIC), 64),
+        (Int8Kernel(), LinearScheme(WeightScheme(4, group_size=32), STATIC), 64),
+        (Int8Kernel(), LinearScheme(None, STATIC), 64),
+        (Int4Kernel(), LinearScheme(WeightScheme(4, group_size=16)), 64),
+        (Int4Kernel(), LinearScheme(WeightScheme(4, group_size=32), STATIC), 64),
+        (Int4Kernel(), LinearScheme(WeightScheme(4, group_size=32)), 40),
+        (DigitsKernel(), LinearScheme(WeightScheme(8, group_size=32)), 64),
+        (DigitsKernel(), LinearScheme(WeightScheme(8), STATIC), 64),
+    ],
+)
+def test_what_a_kernel_cannot_do_is_not_its(kernel: Kernel, scheme: LinearScheme, out: int) -> None:
+    assert not kernel.suits(scheme, out, 128, CPU)
+
+
+class Odd(Int8Kernel):
+    """The dequantizing path, made wrong or slow."""
+
+    def __init__(self, factor: float, sleep: float) -> None:
+        self.factor, self.sleep = factor, sleep
+
+    def __call__(self, layer: QuantizedLinear, x: Tensor) -> Tensor:
+        time.sleep(self.sleep)
+        return super().__call__(layer, x) * self.factor
+
+
+def test_a_wrong_or_slow_kernel_is_not_chosen() -> None:
+    scheme = LinearScheme(WeightScheme(8), STATIC)
+    layer = random_layer(scheme, 64, 64)
+    assert Chooser([Odd(1.001, 0.0)]).choose(layer, torch.float32) is None
+    assert Chooser([Odd(1.0, 0.2)]).choose(layer, torch.float32) is None
+
+
+def test_a_choice_is_made_once_for_all_layers_of_a_size() -> None:
+    calls = []
+
+    class Counting(Int8Kernel):
+        def suits(self, *facts: object) -> bool:
+            calls.append(facts)
+            return False
+
+    chooser = Chooser([Counting()])
+    for scheme in (STATIC, ActivationScheme(8, "static", route=2.0)):
+        assert chooser.choose(random_layer(LinearScheme(WeightScheme(8), scheme), 64, 64), torch.float32) is None
+    assert len(calls) == 1
+
+
+def test_rows_between_two_probes_count_as_the_larger() -> None:
+    choice = Choice(Int8Kernel(), (True, False, True))
+    assert [choice.at(rows) is not None for rows in (1, 2, 16, 17, 256, 9999)] == [True, False, False, True, True, True]
+
+
+class Chain(nn.Module):
+    """Two layers that kernels suit and one that none does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = random_layer(LinearScheme(WeightScheme(4, group_size=32)), 128, 64)
+        self.b = random_layer(LinearScheme(WeightScheme(8), STATIC), 64, 128)
+        self.c = random_layer(LinearScheme(WeightScheme(4, group_size=16)), 64, 64)
+
+
+def test_state_does_not_depend_on_kernels() -> None:
+    model = Chain()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for layer, kernel in ((model.a, Int4Kernel()), (model.b, Int8Kernel())):
+        if kernel.suits(layer.scheme, layer.out_features, layer.in_features, CPU):
+            layer.use(Choice(kernel, ALWAYS), torch.float32)
+    if cpu_block() is not None:  # the codes were moved, not copied
+        assert "weight_packed" not in dict(model.a.named_buffers())
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_use_kernels_keeps_what_a_model_computes() -> None:
+    reference, model = Chain(), use_kernels(Chain())
+    assert model.c.choice is None
+    x = torch.randn(4, 64)
+    expected, found = (m.a(x) for m in (reference, model))
+    assert (found - expected).norm() < 1e-2 * expected.norm()
+    expected, found = (m.b(expected) for m in (reference, model))
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "scheme", [LinearScheme(WeightScheme(8), DYNAMIC), LinearScheme(WeightScheme(4, group_size=64))], ids=str
+)
+def test_real_weights(smollm2_path: Path, scheme: LinearScheme) -> None:
+    assert scheme.weight is not None
+    layers = nn.ModuleDict()
+    with safe_open(smollm2_path / "model.safetensors", "pt") as tensors:
+        for name in ("mlp.down_proj", "mlp.up_proj", "self_attn.k_proj"):
+            weight = tensors.get_tensor(f"model.layers.10.{name}.weight").float()
+            codes = round_to_nearest(weight, scheme.weight, search=False)
+            blank = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+            layers[name.replace(".", "_")] = QuantizedLinear.from_linear(blank, scheme, codes)
+    for layer in use_kernels(layers).values():
+        assert isinstance(layer, QuantizedLinear)
+        x = torch.randn(300, layer.in_features)
+        x[0] *= 1000  # a massive token
+        exact = x.double() if scheme.activation is None else input64(layer, x)
+        assert error(layer(x[1:]), exact[1:], layer) < 8e-3
+        assert error(layer(x[:1]), exact[:1], layer) < 8e-3
