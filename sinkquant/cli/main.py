@@ -14,8 +14,10 @@ from sinkquant import __version__
 from sinkquant.cli.detect import detect
 from sinkquant.cli.evaluate import evaluate
 from sinkquant.cli.failures import one_sentence
+from sinkquant.cli.inspect import inspect
 from sinkquant.cli.quantize import quantize
 from sinkquant.cli.recipes import recipes
+from sinkquant.cli.verify import verify
 
 
 class Commands(TyperGroup):
@@ -28,7 +30,7 @@ class Commands(TyperGroup):
 
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (detect, quantize, evaluate, recipes):
+for command in (detect, quantize, inspect, verify, evaluate, recipes):
     app.command()(command)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,10 @@ class Bos(StrEnum):
 Model = Annotated[
     str,
     typer.Argument(metavar="MODEL", help="A transformers folder, a hub id (org/name), a .gguf file or package:NAME."),
+]
+Checkpoint = Annotated[str, typer.Argument(metavar="OUT", help="The folder that `sinkquant quantize` wrote.")]
+Html = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write one self-contained HTML page, outside the checkpoint.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 BosOption = Annotated[Bos, typer.Option("--bos", help="Begin text with BOS: as the tokenizer does, always or never.")]

@@ -57,17 +57,20 @@ def render(
     comparison: Mapping[str, Any] | None = None,
     sinks: Mapping[str, Any] | None = None,
     figures: Sequence[tuple[str, bytes]] = (),
+    sheets: Sequence[Sheet] = (),
     title: str = "sinkquant report",
 ) -> str:
     """The page as text; the same arguments give the same page.
 
-    `comparison` and `sinks` are plain mappings (`model_dump()` of the models), `figures` pairs of caption and PNG.
+    `comparison` and `sinks` are plain mappings (`model_dump()` of the models), `figures` pairs of caption and PNG,
+    `sheets` finished tables.
     Their keys and those of the manifest are shown as they come: a mapping becomes a table, a mapping of mappings a
     section, a list of mappings a table with one row each.
     """
     parts = []
     if comparison:
         parts.append(_section("Result against its baseline", comparison))
+    parts += [f"<h2>{escape(sheet.title)}</h2>\n{_table(sheet)}" for sheet in sheets]
     if figures:
         parts.append("<h2>Figures</h2>" + "".join(_figure(caption, png) for caption, png in figures))
     if sinks:

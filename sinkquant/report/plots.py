@@ -23,7 +23,7 @@ FORMATS = (".png", ".svg")
 
 def plot_sinks(
     before: Mapping[str, Sequence[float]],
-    after: Mapping[str, Sequence[float]],
+    after: Mapping[str, Sequence[float]] | None,
     path: Path | str,
     *,
     title: str = "How far the largest token stands out, block by block",
@@ -31,22 +31,24 @@ def plot_sinks(
 ) -> None:
     """One panel a key (a place in the block): largest token over median token, for every block.
 
-    `before` and `after` map the same place names to one ratio a block (1 = no token stands out). The suffix of `path`
-    (.png or .svg) chooses the format. Errors: `UsageError` for other suffixes or places that differ.
+    `before` and `after` map the same place names to one ratio a block (1 = no token stands out); without `after` there
+    is one line a panel. The suffix of `path` (.png or .svg) chooses the format. Errors: `UsageError` for other suffixes
+    or places that differ.
     """
-    if list(before) != list(after):
+    if after is not None and list(before) != list(after):
         raise UsageError(
             f"the places before ({', '.join(before)}) and after ({', '.join(after)}) differ: give the same."
         )
     with _figure(path, width=10, height=4.2) as figure:
         panels = figure.subplots(1, len(before), sharey=True, squeeze=False)[0]
         for axes, place in zip(panels, before, strict=True):
-            _ratio_panel(axes, before[place], after[place])
-            worst = f"at most {_times(before[place])} before, {_times(after[place])} after"
+            _ratio_panel(axes, before[place], after[place] if after else None)
+            worst = f"at most {_times(before[place])}" + (f" before, {_times(after[place])} after" if after else "")
             axes.set_title(f"{place}: {worst}", loc="left", fontsize=11, color=INK)
         panels[0].set_ylabel("largest token ÷ median token")
         handles = panels[0].get_lines()[:2]
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=10.5)
+        if after:
+            figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=10.5)
         figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", color=INK)
 
 
@@ -97,10 +99,11 @@ def plot_token_magnitudes(
         figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", color=INK)
 
 
-def _ratio_panel(axes: Axes, before: Sequence[float], after: Sequence[float]) -> None:
+def _ratio_panel(axes: Axes, before: Sequence[float], after: Sequence[float] | None) -> None:
     _style(axes)
     axes.plot(before, "-o", color=BEFORE, linewidth=2, markersize=4.5)
-    axes.plot(after, "-s", color=AFTER, linewidth=2, markersize=4)
+    if after is not None:
+        axes.plot(after, "-s", color=AFTER, linewidth=2, markersize=4)
     axes.set_xlabel("block")
 
 

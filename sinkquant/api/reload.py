@@ -1,0 +1,54 @@
+"""What `verify` runs in a process of its own: load a checkpoint, take its probe, print it as JSON.
+
+python -m sinkquant.api.reload FOLDER transformers|vllm
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from sinkquant.checkpoint.manifest import read_manifest
+from sinkquant.errors import SinkquantError
+
+
+def in_transformers(folder: Path, ids: list[int]) -> dict[str, Any]:
+    """The probe of the checkpoint in float32."""
+    import torch
+
+    from sinkquant.api.load import load
+    from sinkquant.evaluation.probe import take_probe
+
+    return take_probe(load(folder, dtype=torch.float32), ids)
+
+
+def in_vllm(folder: Path, ids: list[int]) -> dict[str, Any]:
+    """The losses that vLLM states for the prompt; a prefix that the plug-in puts in front is left out again."""
+    from vllm import LLM, SamplingParams
+
+    engine = LLM(model=str(folder), dtype="float32", enforce_eager=True, max_model_len=2 * len(ids))
+    asked = SamplingParams(max_tokens=1, prompt_logprobs=0)
+    answer = engine.generate([{"prompt_token_ids": ids}], asked, use_tqdm=False)[0]
+    stated = list(zip(answer.prompt_token_ids, answer.prompt_logprobs, strict=True))[-(len(ids) - 1) :]
+    return {"ids": ids, "nll": [-entry[token].logprob for token, entry in stated]}
+
+
+RUNTIMES = {"transformers": in_transformers, "vllm": in_vllm}
+
+
+def main() -> None:
+    """One JSON object on stdout: the probe, or the sentence of an expected error."""
+    folder, runtime = Path(sys.argv[1]), sys.argv[2]
+    with redirect_stdout(sys.stderr):
+        try:
+            answer = RUNTIMES[runtime](folder, read_manifest(folder)["probe"]["ids"])
+        except SinkquantError as error:
+            answer = {"error": str(error)}
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""`verify`: the checkpoint again, in a fresh process, against what its manifest says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from sinkquant.checkpoint.manifest import verify as verify_files
+from sinkquant.errors import SinkquantError, UsageError, unknown
+from sinkquant.evaluation.probe import LIMIT, Difference, compare_probes
+
+RUNTIMES = ("transformers", "vllm")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """`files` have the bytes that were written, and `runtime` computes what was measured when they were."""
+
+    folder: str
+    runtime: str
+    files: int
+    difference: Difference
+
+
+def verify(path: str | Path, *, runtime: str = "transformers") -> Verification:
+    """Check all checksums, load the checkpoint in a new process and compare its probe with the manifest's.
+
+    Raises SinkquantError where a file has changed, the runtime fails, or its losses differ by more than 0.02 nats a
+    token on average; UsageError for an unknown runtime or one that is not installed.
+    """
+    if runtime not in RUNTIMES:
+        raise unknown("runtime", runtime, RUNTIMES)
+    if find_spec(runtime) is None:
+        raise UsageError(f"{runtime} is not installed here: install it beside sinkquant, or verify with transformers.")
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder: give the folder that sinkquant quantize wrote.")
+    manifest = verify_files(folder)
+    if "probe" not in manifest:
+        raise SinkquantError(f"the manifest of {folder} holds no probe to compare with: quantize the model again.")
+    difference = compare_probes(manifest["probe"], _fresh(folder, runtime))
+    if not difference.acceptable:
+        raise SinkquantError(
+            f"{runtime} gives other losses than the manifest of {folder} states ({difference.mean:.3f} nats a token "
+            f"apart, at most {LIMIT} is rounding): use the versions that the manifest names, or quantize again."
+        )
+    return Verification(str(folder), runtime, len(manifest["files"]), difference)
+
+
+def _fresh(folder: Path, runtime: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "sinkquant.api.reload", str(folder), runtime]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0 or not done.stdout.strip():
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise SinkquantError(
+            f"{runtime} cannot run {folder} ({reason}): see which runtimes can with sinkquant inspect."
+        )
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if "error" in answer:
+        raise SinkquantError(answer["error"])
+    return answer

@@ -1,0 +1,87 @@
+"""What lies in a checkpoint, read from the headers of its safetensors files: no tensor is loaded, no torch imported."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+ADDED = ("sink_key", "sink_value", "key_transform", "query_transform", "key_offset", "value_offset")
+"""Tensors of the attention that the original model does not have."""
+
+HEADS = ("lm_head", "embed_out", "output", "head")
+EXTRA = ("weight_scale", "weight_zero_point", "weight_shape")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor: its dtype in safetensors' words (`BF16`), its shape and its bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Weight:
+    """The weight of one module with everything stored to read it: `parameters` numbers in `bytes` bytes.
+
+    `multiply_adds`: how many a token costs in this module; a lookup has none, and an embedding that is the head as well
+    has the head's. Of experts the active ones count. Scores of the attention are no weights and are not here.
+    """
+
+    name: str
+    dtype: str
+    parameters: int
+    bytes: int
+    multiply_adds: float
+
+    @property
+    def kind(self) -> str:
+        """`model.layers.3.self_attn.q_proj` → `q_proj`; a bare parameter is known by its own name."""
+        return self.name.rpartition(".")[2]
+
+
+def stored_tensors(folder: Path) -> dict[str, Stored]:
+    """Name to tensor, over all shards. A packed weight has the shape that its `weight_shape` states."""
+    found: dict[str, Stored] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            for name, entry in header.items():
+                first, last = entry["data_offsets"]
+                found[name] = Stored(entry["dtype"], tuple(entry["shape"]), last - first)
+            for name in (n for n in header if n.endswith(".weight_shape")):
+                file.seek(8 + length + header[name]["data_offsets"][0])
+                packed = name.removesuffix("shape") + "packed"
+                found[packed] = replace(found[packed], shape=struct.unpack("<2q", file.read(16)))
+    return found
+
+
+def stored_weights(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> Iterator[Weight]:
+    """The weight of every module; `config` is the model's config.json, whose vocabulary tells embeddings apart."""
+    untied = any(name.split(".")[-2:-1] in [[head] for head in HEADS] for name in tensors)
+    for name, tensor in tensors.items():
+        module, _, leaf = name.rpartition(".")
+        if leaf in ADDED or leaf in EXTRA or leaf.startswith("input_"):
+            continue
+        size = tensor.bytes
+        if leaf in ("weight", "weight_packed"):
+            size += sum(tensors[f"{module}.{extra}"].bytes for extra in EXTRA if f"{module}.{extra}" in tensors)
+            name = module
+        lookup = untied and tensor.shape[0] == config.get("vocab_size") and name.rpartition(".")[2] not in HEADS
+        adds = 0.0 if lookup or _is_vector(tensor) else float(prod(tensor.shape))
+        if len(tensor.shape) == 3:  # experts in one tensor
+            adds *= config.get("num_experts_per_tok", tensor.shape[0]) / tensor.shape[0]
+        yield Weight(name, tensor.dtype, prod(tensor.shape), size, adds)
+
+
+def _is_vector(tensor: Stored) -> bool:
+    """Norms and biases; the final norm of a sink-aware checkpoint has a leading axis of one."""
+    return len(tensor.shape) == 1 or (len(tensor.shape) == 2 and tensor.shape[0] == 1)

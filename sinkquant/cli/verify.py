@@ -1,0 +1,35 @@
+"""`sinkquant verify`: does a checkpoint still compute what was measured when it was written?"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from sinkquant.cli.options import Checkpoint, Json
+
+
+class RuntimeName(StrEnum):
+    """What loads the checkpoint."""
+
+    transformers = "transformers"
+    vllm = "vllm"
+
+
+def verify(
+    out: Checkpoint,
+    runtime: Annotated[RuntimeName, typer.Option(help="What loads it.")] = RuntimeName.transformers,
+    json: Json = False,
+) -> None:
+    """Check the files of a checkpoint, load it in a fresh process and compare it with its manifest."""
+    from sinkquant.api.verify import verify as api
+    from sinkquant.cli.output import print_json
+
+    found = api(out, runtime=runtime.value)
+    if json:
+        print_json(found)
+        return
+    gap = found.difference
+    equal = "bit for bit as written" if gap.identical else f"{gap.mean:.1e} nats a token from what was written"
+    typer.echo(f"{found.files} files have their checksums; {found.runtime} computes {gap.tokens} tokens {equal}.")
