@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("vllm", reason="vLLM is not installed: run these tests in the environment of eval/vllm")
+    from vllm.exceptions import VLLMValidationError
+
     from sinkquant.errors import SinkquantError
     from sinkquant.integrations.vllm.attention import CacheWrite
     from sinkquant.integrations.vllm.config import ServedConfig
     from sinkquant.integrations.vllm.linear import ServedLinear, suits_kernel
     from sinkquant.integrations.vllm.mapper import CheckpointMapper
+    from sinkquant.integrations.vllm.prompts import PrefixRenderer
     from sinkquant.quantization.scheme import ActivationScheme, KVScheme, LinearScheme, WeightScheme
     from sinkquant.quantization.weights import round_to_nearest
     from sinkquant.runtime.config import SinkquantQuantization
@@ -166,3 +170,14 @@ def test_a_configuration_is_read_back_or_refused() -> None:
     assert config.stored.prefix_length == 2
     with pytest.raises(SinkquantError, match=r"kv_cache\.recent=0"):
         ServedConfig.from_config(stored(KVScheme(bits=4, recent=128)))
+
+
+def test_prompts_without_token_ids_are_refused_where_there_is_a_prefix() -> None:
+    renderer = PrefixRenderer.__new__(PrefixRenderer)
+    embeds = {"prompt_embeds": torch.zeros(3, 4)}
+    renderer.model_config = SimpleNamespace(hf_config=SimpleNamespace(sinkquant={"prefix": [7]}))
+    assert renderer._completed({"prompt_token_ids": [1]}) == {"prompt_token_ids": [7, 1]}
+    with pytest.raises(VLLMValidationError, match="give the prompt as text or token ids"):
+        renderer._completed(embeds)
+    renderer.model_config = SimpleNamespace(hf_config=SimpleNamespace())
+    assert renderer._completed(embeds) is embeds
