@@ -46,7 +46,8 @@ class Run:
             command, env=self.environment | extra, cwd=environment.ROOT, capture_output=True, text=True
         )
         if done.returncode:
-            raise RuntimeError(done.stderr.strip().splitlines()[-1])
+            told = [line.strip() for line in done.stderr.splitlines() if "rror" in line and "http" not in line]
+            raise RuntimeError(told[-1] if told else done.stderr[-500:])
         return json.loads(result.read_text())
 
     def float_prefix(self) -> dict[str, Any]:
@@ -119,6 +120,7 @@ def main() -> None:
     for name in ("model", "calibration", "text", "work"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--part", action="append", help="measure this part only (again); others keep their figures")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     python = environment.build(given.environment.resolve())
@@ -134,8 +136,10 @@ def main() -> None:
         "prompts": run.prompts_and_server,
         "without the plug-in": run.without_plugin,
     }
-    found = {}
+    found = table.read(given.output) if given.part else {}
     for name, part in parts.items():
+        if given.part and name not in given.part:
+            continue
         found[name] = part()
         print(name, json.dumps(found[name]), flush=True)
         table.write(given.output, found, environment.VLLM, COUNT, LENGTH)

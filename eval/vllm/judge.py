@@ -74,7 +74,7 @@ def server(inside: Figures, completion: tuple[int, Any], chat: tuple[int, Any]) 
 
 
 CHECKS: dict[str, tuple[str, Callable[[Figures], bool]]] = {
-    "float model with prefix: mean |Δ log-probability| at most 1e-4 with junk placeholders": (
+    "float model with prefix: mean difference of log-probabilities at most 1e-4 with junk placeholders": (
         "float prefix", lambda f: f["mean difference"] <= 1e-4),
     "the same is at least 100 times that with the prefix switched off": (
         "float prefix", lambda f: f["ratio"] >= 100),

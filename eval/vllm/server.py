@@ -24,7 +24,9 @@ def served(python: Path, checkpoint: Path, environment: dict[str, str], log: Pat
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [python.with_name("vllm"), "serve", checkpoint, "--served-model-name", "model", "--dtype", "float32"]
+    # `vllm serve` of this build asks for a package named vllm, which it is not.
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", checkpoint]
+    command += ["--served-model-name", "model", "--dtype", "float32"]
     command += ["--enforce-eager", "--max-model-len", "1024", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -35,8 +37,9 @@ def served(python: Path, checkpoint: Path, environment: dict[str, str], log: Pat
         _wait(address, process, log)
         yield address
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(60)
 
 
 def ask(address: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:

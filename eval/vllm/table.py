@@ -22,6 +22,12 @@ COLUMNS = """
 """
 
 
+def read(folder: Path) -> dict[str, Figures]:
+    """The figures of an earlier run."""
+    path = folder / "vllm.json"
+    return json.loads(path.read_text())["figures"] if path.exists() else {}
+
+
 def write(folder: Path, found: dict[str, Figures], version: str, count: int, length: int) -> None:
     """Both files; checks that were not reached are left out."""
     held = checks(found)
