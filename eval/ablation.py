@@ -12,9 +12,10 @@ import math
 from statistics import mean, stdev
 from typing import Any
 
-from eval.runs import PREFIX, RESULTS, SUBJECTS, TRANSFORMS, Case, Row, conditions, run
+from eval.runs import RESULTS, SUBJECTS, Case, Row, conditions, run
+from sinkquant.recipes.plain import NO_SINKS, NO_TRANSFORMS
 
-ARMS = {"none": (*PREFIX, *TRANSFORMS), "prefix": TRANSFORMS, "rotation": PREFIX, "both": ()}
+ARMS = {"none": (*NO_SINKS, *NO_TRANSFORMS), "prefix": NO_TRANSFORMS, "rotation": NO_SINKS, "both": ()}
 SETTINGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "W8A8 static": ("w8a8-static", ()),
     "W4A8KV4": ("w4a8kv4", ()),

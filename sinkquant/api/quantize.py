@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from sinkquant.calibration.bos import bos_policy
 from sinkquant.calibration.data import TokenBatches, load_calibration, token_batches
 from sinkquant.checkpoint.folder import check_space, check_target, new_folder
 from sinkquant.checkpoint.resume import ResumeStore
-from sinkquant.errors import SinkquantError
+from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.evaluation.probe import probe_ids, take_probe
 from sinkquant.evaluation.score import evaluate_one
 from sinkquant.evaluation.versions import versions
@@ -36,6 +36,7 @@ from sinkquant.models.trace import trace_roles
 from sinkquant.quantization.scheme import LinearScheme, WeightScheme
 from sinkquant.quantization.weights import round_to_nearest
 from sinkquant.recipes import Recipe, load_recipe
+from sinkquant.recipes.candidates import refuse_both
 from sinkquant.runtime.embedding import QuantizedEmbedding
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import replace_module
@@ -43,13 +44,19 @@ from sinkquant.sinks.report import SinkReport
 from sinkquant.transforms.norms import untie
 from sinkquant.transforms.prefix import refuse_prefix
 
+if TYPE_CHECKING:  # it builds on this file
+    from sinkquant.api.choose import Choice
+
 HELD_OUT = 2  # sequences behind the calibration text that the proof is measured on
 DEFAULT_THRESHOLD = 64.0  # without a report: the ratio that PrefixQuant (arXiv 2410.05265) calls an outlier token
 
 
 @dataclass(frozen=True)
 class Result:
-    """What `quantize` did. Perplexities are on held-out calibration text, baseline and result on the same tokens."""
+    """What `quantize` did. Perplexities are on held-out calibration text, baseline and result on the same tokens.
+
+    `choice`: which recipe was chosen and why, None where one was named.
+    """
 
     path: Path | None
     plan: Plan
@@ -57,12 +64,28 @@ class Result:
     figures: dict[str, Any]
     seconds: dict[str, float]
     peak_bytes: int
+    choice: Choice | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run needs apart from model and recipe; the meanings are those of `quantize`."""
+
+    output: Path | None
+    calibration: str | None = None
+    overwrite: bool = False
+    dry_run: bool = False
+    trust_remote_code: bool = False
+    progress: Progress | None = None
+    planned: Callable[[Plan, Estimate], None] | None = None
 
 
 def quantize(
     model: str | Path,
     *,
-    recipe: str | Path | Recipe = "w8a8-static",
+    recipe: str | Path | Recipe | None = None,
+    bits: int | None = None,
+    target: str | None = None,
     output: str | Path | None = None,
     overrides: Sequence[str] = (),
     calibration: str | None = None,
@@ -74,16 +97,37 @@ def quantize(
 ) -> Result:
     """Quantize `model` (folder, hub id, .gguf, package:NAME) after `recipe` and write the checkpoint to `output`.
 
-    `dry_run` stops after the plan. `planned` gets plan and cost estimate before work
-    starts. Errors are SinkquantError.
+    Without a recipe `bits` of the weights (4 or 8, default 8), `target` ("sink-aware" or "portable") and detection
+    choose one, and what plain quantization does better on held-out text is written plain. `dry_run` stops after the
+    plan. `planned` gets plan and cost estimate before work starts. Errors are SinkquantError.
     """
-    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    refuse_both(recipe, bits, target)
     if output is None and not dry_run:
-        raise SinkquantError("no output folder is named: pass output=… or -o FOLDER.")
-    target = Path(output) if output is not None else None
+        raise UsageError("no output folder is named: pass output=… or -o FOLDER.")
+    folder = Path(output) if output is not None else None
+    options = Options(folder, calibration, overwrite, dry_run, trust_remote_code, progress, planned)
+    if recipe is None:
+        from sinkquant.api.choose import choose
+
+        return choose(model, bits, target, overrides, options)
+    return run(model, recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides), options)
+
+
+def run(
+    model: str | Path,
+    chosen: Recipe,
+    options: Options,
+    *,
+    revise: Callable[[SinkReport | None], tuple[Recipe, str]] | None = None,
+    done: Callable[[ResumeStore], None] = ResumeStore.clear,
+) -> Result:
+    """One recipe, one checkpoint. `revise` may replace the recipe after detection by one with the same calibration, and
+    says why; `done` gets the store of finished blocks once the checkpoint is complete."""
+    target, overwrite, dry_run = options.output, options.overwrite, options.dry_run
+    calibration, trust_remote_code = options.calibration, options.trust_remote_code
     if target is not None and not dry_run:
         check_target(target, overwrite=overwrite)
-    tell = progress or (lambda *_: None)
+    tell = options.progress or (lambda *_: None)
     stages = Stages(tell)
 
     with stages("load"):
@@ -102,10 +146,14 @@ def quantize(
                 network, roles, tokenizer, text, held_out, bos=bos, label=source.label,
                 max_prefix=chosen.sinks.max_prefix, progress=lambda d, t: tell("detect", d, t),
             )  # fmt: skip
+    why: list[str] = []
+    if revise is not None:
+        chosen, *why = revise(report)
     prefix = _prefix(chosen, report)
     plan = make_plan(chosen, prefix, roles, _shapes(network, roles), refuse_prefix(roles))
-    if planned is not None:
-        planned(plan, estimate(plan, _shapes(network, roles), text.numel()))
+    plan = replace(plan, notes=(*why, *plan.notes))
+    if options.planned is not None:
+        options.planned(plan, estimate(plan, _shapes(network, roles), text.numel()))
     if dry_run or target is None:
         return Result(None, plan, report, {}, stages.seconds, peak_memory())
     check_space(target, plan.bytes)
@@ -150,7 +198,7 @@ def quantize(
                 "tokens": outcome.tokens, "text": "held-out part of the calibration text",
             }  # fmt: skip
             _add_figures(folder, figures, stages, take_probe(reloaded, probe_ids(tokenizer, begins)))
-    store.clear()
+    done(store)
     return Result(target, plan, report, figures, stages.seconds, peak_memory())
 
 

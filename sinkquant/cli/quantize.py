@@ -18,8 +18,22 @@ if TYPE_CHECKING:  # imports torch
 def quantize(
     model: Model,
     recipe: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="A name that `sinkquant recipes` lists, or a YAML file.")
-    ] = "w8a8-static",
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE", help="A name that `sinkquant recipes` lists, or a YAML file; chosen where not given."
+        ),
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(metavar="4|8", help="Without --recipe: bits of the weights, 8 where not given.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="sink-aware|portable",
+            help="Without --recipe: whom the checkpoint is for, sinkquant or stock loaders; sink-aware where not given "
+            "and sinks or outlier channels are found.",
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT", help="The folder to write.")] = None,
     overrides: Annotated[
         list[str] | None,
@@ -33,13 +47,19 @@ def quantize(
     trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
 ) -> None:
-    """Quantize a model after a recipe, write the checkpoint and compare it with the model."""
+    """Quantize a model after a recipe, write the checkpoint and compare it with the model.
+
+    Without --recipe one is chosen, and plain quantization takes its place where that measures better on held-out text.
+    """
     from sinkquant.cli.describe import plan_sheet, result_sheets
     from sinkquant.cli.output import print_json, show, stdout_kept_clean
     from sinkquant.cli.progress import StageBars
     from sinkquant.recipes import load_recipe
+    from sinkquant.recipes.candidates import candidate, refuse_both
 
-    chosen = load_recipe(recipe, overrides or ())  # before torch is imported: a misspelt key need not wait for it
+    refuse_both(recipe, bits, target)
+    # Before torch is imported: a misspelt key need not wait for it.
+    load_recipe(recipe if recipe is not None else candidate(bits, target), overrides or ())
     if output is None and not dry_run:
         raise UsageError("no output folder is named: pass -o OUT, or --dry-run to see the plan only.")
 
@@ -52,12 +72,15 @@ def quantize(
                     show(plan_sheet(plan, cost))
 
         result = api.quantize(
-            model, recipe=chosen, output=output, calibration=calibration, overwrite=overwrite, dry_run=dry_run,
-            trust_remote_code=trust_remote_code, progress=bars.step, planned=planned,
+            model, recipe=recipe, bits=bits, target=target, output=output, overrides=overrides or (),
+            calibration=calibration, overwrite=overwrite, dry_run=dry_run, trust_remote_code=trust_remote_code,
+            progress=bars.step, planned=planned,
         )  # fmt: skip
     if json:
         print_json(result)
         return
     show(*result_sheets(result))
+    if result.choice is not None:
+        typer.echo(f"{result.choice.recipe}: {result.choice.reason}")
     if result.path is not None:
         typer.echo(f"The checkpoint is in {result.path}.")

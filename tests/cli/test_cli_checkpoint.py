@@ -18,7 +18,8 @@ Cli = Callable[..., Any]
 @pytest.fixture(scope="module")
 def out(model_folder: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints") / "out"
-    arguments = ["quantize", str(model_folder), "-o", str(folder), "--calibration", str(text_file)]
+    named = ["--recipe", "w8a8-static", "--calibration", str(text_file)]
+    arguments = ["quantize", str(model_folder), "-o", str(folder), *named]
     sizes = ["--set", "calibration.sequences=2", "--set", "calibration.length=64"]
     assert CliRunner().invoke(app, [*arguments, *sizes]).exit_code == 0
     return folder
@@ -66,3 +67,10 @@ def test_verify_of_a_changed_file_is_one_sentence(cli: Cli, out: Path, tmp_path:
     result = cli("verify", folder)
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) == 1 and "has changed" in result.stderr
+
+
+def test_options_of_tasks_need_tasks(cli: Cli) -> None:
+    result = cli("evaluate", "out", "--baseline", "m", "--limit", "3")
+    assert result.exit_code == 2 and "--limit and --task-data belong to tasks" in result.stderr
+    both = cli("evaluate", "out", "--baseline", "m", "--tasks", "a", "--text", "f")
+    assert both.exit_code == 2 and "--tasks and --text exclude each other" in both.stderr

@@ -20,7 +20,8 @@ def quantized(model_folder: Path, text_file: Path, tmp_path_factory: pytest.Temp
     from typer.testing import CliRunner
 
     out = tmp_path_factory.mktemp("results") / "out"
-    arguments = ["quantize", str(model_folder), "-o", str(out), "--calibration", str(text_file), *SMALL]
+    wish = ("--target", "sink-aware")
+    arguments = ["quantize", str(model_folder), *wish, "-o", str(out), "--calibration", str(text_file), *SMALL]
     return out, CliRunner().invoke(app, arguments)
 
 
@@ -46,6 +47,8 @@ def test_quantize_prints_plan_cost_and_figures(quantized: tuple[Path, Any]) -> N
     for word in ("prefix", "rotations", "checkpoint", "peak memory", "share", "result perplexity"):
         assert word in result.stdout
     assert "quantize: 2 of 2 done" in result.stderr
+    assert "plain quantize: 2 of 2 done" in result.stderr
+    assert "on held-out calibration text against" in result.stdout
     assert (out / "config.json").is_file()
     assert [path.name for path in out.parent.iterdir()] == ["out"]  # no temporary folder is left
 
@@ -69,9 +72,10 @@ def test_quantize_json_is_one_object(cli: Cli, model_folder: Path, text_file: Pa
         "quantize", model_folder, "--recipe", "w8a8", "-o", out, "--calibration", text_file, *SMALL, "--json",
     )  # fmt: skip
     content = json.loads(result.stdout)
-    assert content.keys() == {"path", "plan", "report", "figures", "seconds", "peak_bytes"}
+    assert content.keys() == {"path", "plan", "report", "figures", "seconds", "peak_bytes", "choice"}
     assert content["path"] == str(out)
     assert content["plan"]["recipe"]["name"] == "w8a8"
+    assert content["choice"] is None
     assert {"load", "quantize", "export", "prove"} <= content["seconds"].keys()
     evaluated = cli("evaluate", out, "--baseline", model_folder, "--text", text_file, "--max-tokens", 128, "--json")
     assert json.loads(evaluated.stdout)["tokens"] == 127
@@ -85,3 +89,12 @@ def test_a_dry_run_writes_nothing(cli: Cli, model_folder: Path, text_file: Path,
     assert result.exit_code == 0, result.output
     assert "groups of 16 instead of 64" in " ".join(result.stdout.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_tells_what_was_chosen_and_why(cli: Cli, model_folder: Path, text_file: Path) -> None:
+    arguments = ("quantize", model_folder, "--bits", 4, "--dry-run", "--calibration", text_file, *SMALL)
+    choice = json.loads(cli(*arguments, "--json").stdout)["choice"]
+    assert choice["recipe"] == choice["candidate"]
+    assert choice["plain_perplexity"] is None
+    shown = cli(*arguments)
+    assert f"{choice['recipe']}: {choice['reason']}" in shown.stdout

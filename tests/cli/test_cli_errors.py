@@ -41,6 +41,26 @@ def test_a_value_that_is_not_allowed(cli: Cli, tmp_path: Path) -> None:
     assert sentence_of(result, 2) == "weights.bits is 5 but must be 2, 3, 4, 8 or 16."
 
 
+@pytest.mark.parametrize("wish", [("--bits", 8), ("--target", "portable")])
+def test_a_recipe_and_wishes_exclude_each_other(cli: Cli, wish: tuple[object, ...], tmp_path: Path) -> None:
+    result = cli("quantize", "m", "--recipe", "w8a8", *wish, "-o", tmp_path / "out")
+    assert "leave out --recipe, or leave out --bits and --target" in sentence_of(result, 2)
+
+
+@pytest.mark.parametrize(
+    ("wish", "sentence"),
+    [
+        (("--bits", 5), "bits is 5 but must be 4 or 8: name a recipe to set other widths."),
+        (
+            ("--target", "portabel"),
+            "unknown target 'portabel': did you mean 'portable'? choose one of portable, sink-aware.",
+        ),
+    ],
+)
+def test_wishes_that_no_recipe_fulfils(cli: Cli, wish: tuple[object, ...], sentence: str, tmp_path: Path) -> None:
+    assert sentence_of(cli("quantize", "m", *wish, "-o", tmp_path / "out"), 2) == sentence
+
+
 def test_quantize_without_an_output_folder(cli: Cli) -> None:
     expected = "no output folder is named: pass -o OUT, or --dry-run to see the plan only."
     assert sentence_of(cli("quantize", "m"), 2) == expected

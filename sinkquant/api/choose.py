@@ -1,0 +1,126 @@
+"""Which recipe, where none is named: wishes and detection propose one, held-out text decides against plain rounding."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sinkquant.api.quantize import Options, Result, run
+from sinkquant.checkpoint.folder import new_folder
+from sinkquant.checkpoint.manifest import read_manifest, write_manifest
+from sinkquant.checkpoint.resume import ResumeStore
+from sinkquant.errors import UsageError
+from sinkquant.recipes import Recipe, load_recipe
+from sinkquant.recipes.candidates import candidate
+from sinkquant.recipes.plain import plain_counterpart
+from sinkquant.sinks.report import SinkReport, Verdict
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`recipe` is what was written, `reason` a sentence.
+
+    The perplexities of the `candidate` that detection proposed and of its plain counterpart are on the same held-out
+    part of the calibration text; None in a dry run.
+    """
+
+    recipe: str
+    candidate: str
+    reason: str
+    candidate_perplexity: float | None = None
+    plain_perplexity: float | None = None
+
+
+def choose(
+    model: str | Path, bits: int | None, target: str | None, overrides: Sequence[str], options: Options
+) -> Result:
+    """Quantize after the recipe that suits, or plainly where that measures better. Both checkpoints are written, one
+    model at a time, and one of them is kept."""
+    asked = load_recipe(candidate(bits, target), overrides)
+
+    def revise(report: SinkReport | None) -> tuple[Recipe, str]:
+        name, why = proposal(report, bits, target, overrides)
+        return load_recipe(name, overrides), why
+
+    if options.dry_run or options.output is None:
+        made = run(model, asked, options, revise=revise)
+        name = made.plan.recipe.name
+        return replace(made, choice=Choice(name, name, f"{made.plan.notes[0]}."))
+
+    folder, unfinished = options.output, list[ResumeStore]()
+    with (
+        new_folder(folder, overwrite=options.overwrite) as new,
+        TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch,
+    ):
+        first, second = Path(scratch, "candidate"), Path(scratch, "plain")
+        made = run(model, asked, replace(options, output=first), revise=revise, done=unfinished.append)
+        gc.collect()  # one model in memory at a time
+        counterpart = plain_counterpart(made.plan.recipe.name, overrides)
+        plain = run(model, counterpart, _in_silence(options, second), done=unfinished.append)
+        result = decide(made, plain)
+        _note(result)
+        new.rmdir()
+        assert result.path is not None
+        result.path.rename(new)
+    for store in unfinished:  # only now: an interrupted comparison must not cost the candidate
+        store.clear()
+    return replace(result, path=folder)
+
+
+def proposal(
+    report: SinkReport | None, bits: int | None, target: str | None, overrides: Sequence[str]
+) -> tuple[str, str]:
+    """The recipe's name, and why, as a clause."""
+    name, portable = candidate(bits, target), candidate(bits, "portable")
+    if target is not None or report is None:
+        return name, f"{name} is the recipe for the bits and the target that were asked for"
+    if report.verdict != (Verdict.NONE,):
+        kinds = " and ".join(report.verdict)
+        return name, f"detection found {kinds} sinks, which {name} takes out of the way"
+    if report.channels:
+        return name, f"detection found no sinks but outlier channels, which {name} spreads by rotation"
+    if not _allowed(portable, overrides):
+        return name, f"detection found neither sinks nor outlier channels, but --set asks for more than {portable} has"
+    return portable, f"detection found neither sinks nor outlier channels, so {portable} will do, which loads anywhere"
+
+
+def decide(made: Result, plain: Result) -> Result:
+    """The result with the lower perplexity on the held-out text; a tie is the candidate's."""
+    own, other = made.figures["result_perplexity"], plain.figures["result_perplexity"]
+    better, worse = (plain, made) if other < own else (made, plain)
+    figures = f"perplexity {own:.3f} on held-out calibration text against {other:.3f} of plain quantization"
+    verdict = "so the plain checkpoint is written" if better is plain else "so it is kept"
+    reason = f"{made.plan.notes[0]}; it gives {figures}, {verdict}."
+    choice = Choice(better.plan.recipe.name, made.plan.recipe.name, reason, own, other)
+    seconds = better.seconds | {"comparison": sum(worse.seconds.values())}
+    return replace(
+        better, report=made.report, choice=choice, seconds=seconds, peak_bytes=max(made.peak_bytes, plain.peak_bytes)
+    )
+
+
+def _allowed(name: str, overrides: Sequence[str]) -> bool:
+    try:
+        load_recipe(name, overrides)
+    except UsageError:
+        return False
+    return True
+
+
+def _in_silence(options: Options, output: Path) -> Options:
+    """The run of the plain counterpart: its stages are told apart, its plan is nobody's news."""
+    tell = options.progress
+    named = None if tell is None else lambda stage, done, total: tell(f"plain {stage}", done, total)
+    return replace(options, output=output, progress=named, planned=None)
+
+
+def _note(result: Result) -> None:
+    """Put the choice into the manifest, and the report, which a plain run does not make."""
+    assert result.path is not None
+    assert result.choice is not None
+    manifest = read_manifest(result.path)
+    kept = {key: value for key, value in manifest.items() if key not in ("format", "files")}
+    report = result.report.model_dump(mode="json") if result.report is not None else None
+    write_manifest(result.path, kept | {"choice": asdict(result.choice), "report": report})
