@@ -48,6 +48,12 @@ def test_size_counts_every_matrix_once(tiny_llama: LlamaForCausalLM) -> None:
     assert {scheme.rotate for scheme in made.linears.values()} == {True}
 
 
+def test_only_static_inputs_route(tiny_llama: LlamaForCausalLM) -> None:
+    for mode, factor in (("static", 2.0), ("dynamic", None)):
+        made = plan(tiny_llama, "w8a8-static", f"activations.mode={mode}", "activations.route=2")
+        assert {scheme.activation.route for scheme in made.linears.values() if scheme.activation} == {factor}
+
+
 def test_the_estimate_grows_with_the_text(tiny_llama: LlamaForCausalLM) -> None:
     roles = trace_roles(tiny_llama)
     made, shapes = plan(tiny_llama, "w4a4kv4"), _shapes(tiny_llama, roles)

@@ -97,5 +97,13 @@ def test_the_scheme_keeps_the_factor() -> None:
 
 
 def test_the_recipe_asks_for_it() -> None:
-    assert load_recipe("w8a8-static", ["activations.route=4"]).activations.route == 4
+    assert load_recipe("w8a8-static").activations.route == 2
     assert load_recipe("w8a8-static", ["activations.route=null"]).activations.route is None
+
+
+def test_a_rotated_layer_that_routes_compiles_whole() -> None:
+    torch._dynamo.reset()
+    layer = make(2.0, rotate=True)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    for x in (inputs(layer), torch.randn(3, 64)):
+        assert torch.equal(compiled(x), layer(x))
