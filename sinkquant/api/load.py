@@ -23,12 +23,16 @@ def load(
     *,
     dtype: torch.dtype | str = "auto",
     device_map: Any = None,
+    offload_folder: str | Path | None = None,
     execution: Literal["reference", "auto"] = "reference",
 ) -> Any:
     """Load a checkpoint of either kind in evaluation mode.
 
     `execution`: `reference` computes in float on rounded inputs and gives the logits of the proof bit for bit; `auto`
     keeps weights packed and lets integer kernels compute where they are right and faster on this machine.
+
+    `device_map` and `offload_folder` are those of transformers: modules on "disk" are read when they are called, their
+    packed weights and prefix with them. The logits stay the same bits.
 
     Raises SinkquantError where a file is missing or has changed (its checksum is named).
     """
@@ -42,12 +46,15 @@ def load(
     register_runtime()
     config = AutoConfig.from_pretrained(folder)
     portable = manifest["recipe"]["target"] == "portable"
-    if portable and execution == "auto":
+    # compressed-tensors cannot unpack what lies on disk; our own runtime never unpacks
+    packed = execution == "auto" or offload_folder is not None
+    if portable and packed:
         config.quantization_config = portable_quantization(folder, config.quantization_config).to_dict()
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, device_map=device_map, use_safetensors=True
-        )
+            folder, config=config, dtype=dtype, device_map=device_map, use_safetensors=True,
+            offload_folder=offload_folder, offload_buffers=offload_folder is not None,
+        )  # fmt: skip
     facts = getattr(model.config, "sinkquant", None) or {}
     stated = facts.get("model_fingerprint")
     if stated is not None and stated != manifest.get("model_fingerprint"):
@@ -55,7 +62,7 @@ def load(
     model.eval().requires_grad_(False)
     if execution == "auto":
         return use_kernels(model)
-    if portable:
+    if portable and not packed:
         # compressed-tensors unpacks at the first call of the whole model; its parts come later
         with quiet(), torch.no_grad():
             model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device), use_cache=False)

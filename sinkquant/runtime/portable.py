@@ -26,7 +26,7 @@ def _quantized(folder: Path) -> list[str]:
     names: list[str] = []
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
-            names += [key.removesuffix(".weight_scale") for key in tensors if key.endswith(".weight_scale")]
+            names += [key.removesuffix(".weight_scale") for key in tensors.keys() if key.endswith(".weight_scale")]  # noqa: SIM118
     return names
 
 
