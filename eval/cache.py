@@ -171,7 +171,10 @@ def markdown(rows: list[Row]) -> str:
         f"- {', '.join(f'{name} {version}' for name, version in first['versions'].items())}.",
     ]  # fmt: skip
     if any("peer" in row for row in rows):
-        lines.append("- QuantizedCache has a residual of up to 128 float tokens, which is empty at 8192 tokens.")
+        lines.append(
+            "- QuantizedCache keeps up to 128 tokens in float, none at exactly 8192; a piece sees itself in float, so "
+            "that its counterparts are the rows with 128 recent tokens."
+        )
     else:
         lines.append("- transformers' QuantizedCache was not measured: optimum-quanto is not installed.")
     return "\n".join(lines) + "\n"
