@@ -70,10 +70,10 @@ class Run:
         reference = ours.log_probabilities(self.folders["float"], self.windows)
         return judge.float_prefix(reference, *[found[i] for i in (0, 1, 2, 3, 4, 6)])
 
-    def perplexity(self, name: str, plugins: str | None = None) -> dict[str, Any]:
+    def perplexity(self, name: str, plugins: str | None = None, **options: Any) -> dict[str, Any]:
         """Of our runtime and of vLLM."""
         steps = [["score", {"windows": self.windows, "placeholders": self.prefix(name)}]]
-        theirs = self.inside(name, steps, plugins)[0]
+        theirs = self.inside(name, steps, plugins, **options)[0]
         return judge.perplexities(ours.log_probabilities(self.folders[name], self.windows), theirs)
 
     def linears(self) -> dict[str, Any]:
@@ -130,6 +130,7 @@ def main() -> None:
         "float prefix": run.float_prefix,
         "int8 linears": run.linears,
         "w8a8-static": lambda: run.perplexity("static"),
+        "w8a8-static, compiled": lambda: run.perplexity("static", enforce_eager=False),
         "naive static": lambda: run.perplexity("naive"),
         "kv4": lambda: run.perplexity("kv4"),
         "portable w8a8": lambda: run.perplexity("portable", plugins=""),

@@ -21,6 +21,7 @@ from sinkquant.integrations.vllm.keys import rotary_frequencies, turns_halves
 from sinkquant.integrations.vllm.linear import ServedLinear
 from sinkquant.integrations.vllm.mapper import CheckpointMapper
 from sinkquant.integrations.vllm.names import scheme_of
+from sinkquant.quantization.scheme import LinearScheme
 from sinkquant.runtime.config import METHOD, SinkquantQuantization
 
 logger = init_logger(__name__)
@@ -91,7 +92,7 @@ class ServedConfig(QuantizationConfig):
         """What computes `layer`, whose name is `prefix`."""
         if isinstance(layer, LinearBase):
             scheme = scheme_of(prefix, self.linears, self.packed_modules_mapping)
-            return UnquantizedLinearMethod() if scheme is None else ServedLinear(scheme)
+            return UnquantizedLinearMethod() if scheme is None else _linear(scheme)
         if isinstance(layer, ParallelLMHead):
             scheme = scheme_of(prefix, self.linears, {})
             tied = scheme is None and self.stored.embeddings and not self.stored.untied_head
@@ -115,3 +116,10 @@ class ServedConfig(QuantizationConfig):
         frequencies = rotary_frequencies(self.hf_config, index) if self.stored.prefix_length else torch.empty(0)
         prefix_length = self.stored.prefix_length
         return ServedAttention(self, self.attentions[name], self.shapes[name], prefix_length, frequencies)
+
+
+def _linear(scheme: LinearScheme) -> ServedLinear:
+    routes = scheme.activation is not None and scheme.activation.route is not None
+    if routes and not get_current_vllm_config().model_config.enforce_eager:
+        raise SinkquantError("which tokens are routed is known at run time only: serve with --enforce-eager.")
+    return ServedLinear(scheme)
