@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from sinkquant.calibration import selfwrite
 from sinkquant.calibration.selfwrite import STARTERS, self_generated
 
 from .conftest import BOS, EOS
@@ -35,6 +36,36 @@ def test_first_token_is_bos_or_a_frequent_word(
     first = tokenizer.batch_decode(self_generated(byte_llama, tokenizer, 20, 2, seed=0)[:, :1])
     assert len(set(first)) > 1
     assert set(first) <= {word[0] for word in STARTERS}
+
+
+def test_a_sequence_is_made_of_passages(
+    byte_llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selfwrite, "PASSAGE", 8)
+    monkeypatch.setattr(selfwrite, "BATCH", 4)
+    ids = self_generated(byte_llama, tokenizer, 5, 20, seed=0)
+    assert ids.shape == (5, 20)
+    assert set("".join(tokenizer.batch_decode(ids[:, [0, 8, 16]]))) <= {word[0] for word in STARTERS}
+    ids = self_generated(byte_llama, tokenizer, 5, 21, seed=0, bos=True)
+    assert ids.shape == (5, 21)
+    assert (ids == BOS).sum() == 5
+
+
+def test_no_special_token_is_written(byte_llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    with torch.no_grad():
+        byte_llama.lm_head.weight[BOS] = 100 * byte_llama.lm_head.weight.abs().max()
+    assert not (self_generated(byte_llama, tokenizer, 4, 30, seed=0) == BOS).any()
+
+
+def test_a_model_at_home_behind_bos_writes_there(stories_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(stories_path)
+    model = AutoModelForCausalLM.from_pretrained(stories_path, dtype=torch.float32).eval()
+    ids = self_generated(model, tokenizer, sequences=8, length=48, seed=0)
+    assert not (ids == tokenizer.bos_token_id).any()
+    behind = torch.cat([torch.full((8, 1), tokenizer.bos_token_id), ids], dim=1)
+    with torch.no_grad():
+        likelihood = model(behind).logits.log_softmax(-1)[:, 0].gather(1, ids[:, :1])
+    assert likelihood.mean() > -5  # 512 tokens: chance is below -6.2
 
 
 def test_seeded_and_without_a_trace_in_the_global_state(
