@@ -35,8 +35,8 @@ class Choice:
     fast: tuple[bool, ...]
 
     def at(self, rows: int) -> Kernel | None:
-        """The kernel for a product of that many rows, or None for the dequantizing path."""
-        return self.kernel if self.fast[min(bisect_left(ROWS, rows), len(ROWS) - 1)] else None
+        """The kernel for a product of that many rows, or None for the dequantizing path (which also takes no rows)."""
+        return None if rows == 0 else self.kernel if self.fast[min(bisect_left(ROWS, rows), len(ROWS) - 1)] else None
 
 
 class Chooser:
