@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from sinkquant.cli.options import Bos, BosOption, Json, TrustRemoteCode
+from sinkquant.cli.options import Bos, BosOption, Checkpoint, Html, Json, TrustRemoteCode
+from sinkquant.errors import UsageError
 
 
 def evaluate(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="The folder that `sinkquant quantize` wrote.")],
+    out: Checkpoint,
     baseline: Annotated[
         str, typer.Option(metavar="MODEL", help="The model it was made from, as `sinkquant quantize` takes it.")
     ],
@@ -19,23 +21,57 @@ def evaluate(
     ] = None,
     window: Annotated[int, typer.Option(min=2, help="Tokens that a model sees at once.")] = 2048,
     max_tokens: Annotated[int, typer.Option(min=2, help="Most tokens of the text to use.")] = 8192,
+    tasks: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Run tasks of lm-evaluation-harness instead of scoring a text.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Documents of each task to use.")] = None,
+    task_data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A folder with task files (YAML) of your own, and their data.")
+    ] = None,
+    html: Html = None,
     bos: BosOption = Bos.auto,
     trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
 ) -> None:
-    """Perplexity of a checkpoint and its baseline, mean KL and top-1 agreement."""
+    """Perplexity of a checkpoint and its baseline, mean KL and top-1 agreement; or both on tasks."""
     from sinkquant.cli.output import print_json, show, stdout_kept_clean
     from sinkquant.cli.progress import StageBars
     from sinkquant.report.table import comparison_table, key_values
 
-    with stdout_kept_clean(json), StageBars() as bars:
-        from sinkquant.api import evaluate as api
+    if tasks is None and (limit is not None or task_data is not None):
+        raise UsageError("--limit and --task-data belong to tasks: name some with --tasks, or use --max-tokens.")
+    if tasks is not None and text is not None:
+        raise UsageError("--tasks and --text exclude each other: run the command once for each.")
+    if html is not None:
+        from sinkquant.report.page import check_place
 
-        comparison = api.evaluate(
-            out, baseline=baseline, text=text, window=window, max_tokens=max_tokens, bos=bos.value,
-            trust_remote_code=trust_remote_code, progress=lambda done, total: bars.step("evaluate", done, total),
-        )  # fmt: skip
+        check_place(html, Path(out))  # before an evaluation that may take long
+    found: Any
+    with stdout_kept_clean(json), StageBars() as bars:
+        if tasks is None:
+            from sinkquant.api.evaluate import evaluate as scored
+
+            found = scored(
+                out, baseline=baseline, text=text, window=window, max_tokens=max_tokens, bos=bos.value,
+                trust_remote_code=trust_remote_code, progress=lambda done, total: bars.step("evaluate", done, total),
+            )  # fmt: skip
+            sheet = comparison_table(found)
+        else:
+            from sinkquant.api.tasks import evaluate_tasks
+            from sinkquant.cli.describe_tasks import task_sheet
+
+            found = evaluate_tasks(
+                out, baseline=baseline, tasks=[name.strip() for name in tasks.split(",")], limit=limit,
+                task_data=task_data, window=window, bos=bos.value, trust_remote_code=trust_remote_code,
+                progress=lambda done, total: bars.step("tasks", done, total),
+            )  # fmt: skip
+            sheet = task_sheet(found)
+    sheets = (sheet, key_values("Versions", found.versions))
+    if html is not None:
+        from sinkquant.report.page import write_page
+
+        write_page(html, Path(out), sheets)
     if json:
-        print_json(comparison)
+        print_json(found)
     else:
-        show(comparison_table(comparison), key_values("Versions", comparison.versions))
+        show(*sheets)
