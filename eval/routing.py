@@ -3,7 +3,7 @@
     python -m eval.routing [--model FOLDER] [--tokens N]
 
 Weights are rounded to nearest and the same for all three; the schemes of the inputs are exchanged in memory.
-Checkpoints are kept in the cache folder, so that a second run only evaluates.
+Checkpoints are kept in the cache folder, and results of the same model, texts and versions are kept as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sinkquant.quantization.scheme import LinearScheme
 
 RECIPE, COMMON = "w8a8-static", ("calibration.sequences=4", "calibration.length=512")
 BARE = ("sinks.prefix=none", *(f"transforms.{name}=false" for name in ("r1", "r2", "r3", "r4")))
-VARIANTS = {"the recipe": (), "without a prefix": BARE[:1], "without prefix and rotations": BARE}
+VARIANTS = {"the recipe": (), "without prefix and rotations": BARE}
 FACTOR, WINDOW = 2.0, 512
 
 
@@ -80,7 +80,7 @@ def markdown(result: Row) -> str:
         f"share of rows that went through a linear in float (beyond {result['factor']:g} times the range).", "",
     ]  # fmt: skip
     for variant, rows in result["variants"].items():
-        lines += [f"## With {variant}" if variant.startswith("the") else f"## {variant.capitalize()}", ""]
+        lines += [f"## {variant.capitalize()}", ""]
         lines += ["| inputs | " + " | ".join(texts) + " |", "|---" * (len(texts) + 1) + "|"]
         lines += ["| full precision | " + " | ".join(f"{result['baseline'][text]:.2f}" for text in texts) + " |"]
         lines += [
@@ -91,7 +91,7 @@ def markdown(result: Row) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines += [
         f"Scored tokens: {scored}; windows of {WINDOW}, float32, no BOS but where it is named. Overrides: "
-        f"`{' '.join(COMMON)}`; without a prefix `{BARE[0]}`, without rotations also `{' '.join(BARE[1:])}`. "
+        f"`{' '.join(COMMON)}`; without prefix and rotations also `{' '.join(BARE)}`. "
         f"{versions}."
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -130,10 +130,16 @@ def main() -> None:
         "baseline": {name: evaluate_one(network, ids).perplexity for name, ids in windows.items()}, "variants": {},
     }  # fmt: skip
     del network
+    file = RESULTS / "routing.json"
+    old = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if all(old.get(name) == result[name] for name in result if name != "variants"):
+        result["variants"] = old["variants"]
     for variant, overrides in VARIANTS.items():
+        if variant in result["variants"]:
+            continue
         folder = checkpoint(options.model, RECIPE, (*COMMON, *overrides), options.cache)
         result["variants"][variant] = measure(folder, windows, options.factor)
-        write(RESULTS / "routing.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        write(file, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
         write(RESULTS / "routing.md", markdown(result))
     print(RESULTS / "routing.md")
 

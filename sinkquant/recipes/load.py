@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import UsageError, unknown
+from .effort import with_effort
+from .merge import merge
 from .messages import explain, show
 from .override import parse_override
 from .schema import Recipe
@@ -24,9 +26,10 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     """
     path = _locate(name_or_path, Path(), shipped_recipes(), "recipe")
     data = {"name": path.stem} | _resolve(path)
+    wanted: dict[str, Any] = {}
     for text in overrides:
-        data = _merge(data, parse_override(text))
-    return parse_recipe(data)
+        wanted = merge(wanted, parse_override(text))
+    return parse_recipe(with_effort(data, wanted))
 
 
 def list_recipes() -> tuple[Recipe, ...]:
@@ -60,9 +63,9 @@ def _resolve(path: Path, trail: tuple[Path, ...] = ()) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for entry in imports:
         imported = _locate(entry, path.parent, shipped_files(), f"import in {path.name}")
-        merged = _merge(merged, _resolve(imported, (*trail, path)))
+        merged = merge(merged, _resolve(imported, (*trail, path)))
     merged.pop("name", None)  # a recipe that builds on another is not that other
-    return _merge(merged, own)
+    return with_effort(merged, own)
 
 
 def _locate(reference: str | Path, folder: Path, names: Mapping[str, Path], kind: str) -> Path:
@@ -73,12 +76,3 @@ def _locate(reference: str | Path, folder: Path, names: Mapping[str, Path], kind
     if reference not in names:
         raise unknown(kind, reference, names)
     return names[reference]
-
-
-def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """`top` over `base`: mappings are merged key by key, everything else is replaced."""
-    merged = dict(base)
-    for key, value in top.items():
-        below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged

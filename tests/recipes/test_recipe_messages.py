@@ -7,7 +7,9 @@ import pytest
 from sinkquant.errors import UsageError
 from sinkquant.recipes import load_recipe, parse_recipe
 
-TOP = "activations, calibration, description, effort, export, kv_cache, name, sinks, target, transforms, weights"
+TOP = (
+    "activations, calibration, description, effort, export, kv_cache, name, sinks, target, transforms, tuning, weights"
+)
 
 VALUES = [
     ("weights.bits=5", "weights.bits is 5 but must be 2, 3, 4, 8 or 16."),
@@ -89,5 +91,5 @@ def test_something_else_than_a_mapping() -> None:
         parse_recipe(["w8a8"])
     assert str(caught.value) == (
         "a recipe is ['w8a8'] but must be a mapping of name, description, target, effort, sinks, transforms, weights, "
-        "activations, kv_cache, calibration and export."
+        "activations, kv_cache, tuning, calibration and export."
     )
