@@ -19,6 +19,7 @@ from sinkquant.api.load import load
 from sinkquant.api.plan import Plan, make_plan
 from sinkquant.api.stages import Progress, Stages, peak_memory
 from sinkquant.api.transform import check_batch, padded_logits, transform
+from sinkquant.api.tune import pieces, targets, tune
 from sinkquant.calibration.bos import bos_policy
 from sinkquant.calibration.data import TokenBatches, load_calibration, token_batches
 from sinkquant.checkpoint.folder import check_space, check_target, new_folder
@@ -172,13 +173,26 @@ def run(
         "report": report.model_dump(mode="json") if report else None, "notes": list(plan.notes),
         "rotations": vars(plan.rotations),
     }  # fmt: skip
+    ids = with_bos(text, begins)
+    tuning = chosen.tuning
+    if tuning.epochs:
+        with stages("targets"):
+            tuned_text, tuned_held = (pieces(with_bos(part, begins), tuning.length) for part in (text, held_out))
+            tuned_on = torch.cat([tuned_text, tuned_held])
+            expected_states = targets(network, roles, tuned_on)
     with stages("quantize", steps=True):
-        ids = with_bos(text, begins)
         store = ResumeStore(_identity(facts, ids, threshold))
         quantize_blocks(network, roles, plan, ids, threshold, store, lambda d, t: tell("quantize", d, t))
         _quantize_ends(network, roles, plan)
     gc.collect()
     figures: dict[str, Any] = {"transform_error": exactness}
+    if tuning.epochs:
+        with stages("tune", steps=True):
+            tuned = tune(
+                network, roles, tuned_on, len(tuned_held), expected_states, tuning, lambda d, t: tell("tune", d, t)
+            )
+            del expected_states
+            figures["tuning"] = vars(tuned) if tuned else "left out: logits are not the head behind the final norm"
     with new_folder(target, overwrite=overwrite) as folder:
         with stages("export"):
             export(network, roles, plan, source, folder, facts, figures)

@@ -89,10 +89,17 @@ Progress = Callable[[int, int], None]
 class Walk:
     """Token batches on their way through a model, block by block."""
 
-    def __init__(self, model: nn.Module, roles: Roles, ids: Tensor, mask: Tensor | None = None) -> None:
-        """`ids` (N, T) int64; `mask` (N, T) bool, True = real token (None: no padding)."""
+    def __init__(
+        self,
+        model: nn.Module,
+        roles: Roles,
+        ids: Tensor,
+        mask: Tensor | None = None,
+        tokens: int = TOKENS_PER_BATCH,
+    ) -> None:
+        """`ids` (N, T) int64; `mask` (N, T) bool, True = real token (None: no padding); `tokens` a batch, at most."""
         self.model, self.roles = model, roles
-        rows = max(1, TOKENS_PER_BATCH // ids.shape[1])
+        rows = max(1, tokens // ids.shape[1])
         self.ids = list(ids.split(rows))
         padded = mask is not None and not bool(mask.all())
         self.masks = (
@@ -109,6 +116,10 @@ class Walk:
                 finally:
                     hook.remove()
         self._arguments = [recorder.calls for recorder in recorders]
+
+    def arguments(self, index: int) -> list[dict[str, Any]]:
+        """How block `index` is called, for every batch."""
+        return self._arguments[index]
 
     def run(self, visit: Visitor, progress: Progress | None = None, start: int = 0) -> list[Tensor]:
         """Hand every block from `start` on to `visit`, whose result is the next block's input. Returns the last."""

@@ -50,7 +50,12 @@ def quantize(x: Tensor, scale: Tensor, zero: Tensor | None, grid: Grid) -> Tenso
     q = x / scale
     if zero is not None:
         q = q + zero
-    return q.round_().clamp_(grid.low, grid.high)
+    return round_through(q).clamp(grid.low, grid.high) if q.requires_grad else q.round_().clamp_(grid.low, grid.high)
+
+
+def round_through(q: Tensor) -> Tensor:
+    """`q` rounded, its gradient passed through (straight-through estimator, arXiv 1308.3432); bit for bit q.round()."""
+    return q + (q.round() - q).detach()
 
 
 def dequantize(q: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sinkquant.quantization.grid import round_through
+
 SMALLEST_SCALE = 2.0**-20
 """Keeps a constant token's scale away from zero, and float16 precise enough for all others."""
 
@@ -28,6 +30,11 @@ class KVGrid:
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Codes (…, d) uint8, scale and minimum (…, 1) float16 for `x` (…, d) of any float type."""
+        codes, scale, low = self._codes(x)
+        return codes.to(torch.uint8), scale, low
+
+    def _codes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same with codes in float32, which pass gradients on."""
         x = x.float() if self.offset is None else x.float() - self.offset
         low, high = x.aminmax(dim=-1, keepdim=True)
         if self.clip != 1.0:
@@ -36,17 +43,18 @@ class KVGrid:
         top = 2**self.bits - 1
         low = _half(low)
         scale = _half(((high - low) / top).clamp_min(SMALLEST_SCALE))
-        codes = ((x - low) / scale.float()).round_().clamp_(0, top)
-        return codes.to(torch.uint8), scale, low
+        codes = (x - low) / scale.float()
+        codes = round_through(codes).clamp(0, top) if codes.requires_grad else codes.round_().clamp_(0, top)
+        return codes, scale, low
 
     def decode(self, codes: Tensor, scale: Tensor, low: Tensor, dtype: torch.dtype) -> Tensor:
         """The inverse of `encode` up to rounding, computed in float32."""
         x = torch.addcmul(low.float(), codes.float(), scale.float())
-        return (x if self.offset is None else x.add_(self.offset)).to(dtype)
+        return (x if self.offset is None else x + self.offset).to(dtype)
 
     def fake(self, x: Tensor) -> Tensor:
         """`x` as it comes back from the quantized cache."""
-        return self.decode(*self.encode(x), x.dtype)
+        return self.decode(*self._codes(x), x.dtype)
 
 
 def fake_quantize_kv(x: Tensor, bits: int, clip: float = 1.0) -> Tensor:

@@ -1,0 +1,1 @@
+"""Fit what scales and shifts the codes to the full-precision model, once the codes are chosen."""

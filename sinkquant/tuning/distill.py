@@ -1,0 +1,116 @@
+"""End-to-end distillation: the quantized model's predictions towards those of the model before rounding.
+
+The loss is KL(full precision ‖ quantized) over the vocabulary, a token each. Codes stay as they are; rounding of
+activations, keys and values passes gradients through (straight-through estimator, arXiv 1308.3432). Only a block's
+input is kept for the backward pass, which computes the block again; so memory stays at one block's activations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import log_softmax
+from torch.utils.checkpoint import checkpoint
+
+from sinkquant.calibration.walk import Walk
+from sinkquant.models.attention import own_attention
+from sinkquant.models.roles import Roles
+from sinkquant.models.trace import first_tensor
+from sinkquant.recipes.schema import Tuning
+from sinkquant.tuning.knobs import Knob, block_knobs, write_back
+
+ROWS = 256  # tokens whose logits exist at a time
+WARM_UP, FINAL = 5, 0.1  # steps to the full rate; its share at the end (cosine in between)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Mean KL in nats a token on held-out text. `kept`: the knobs were turned because that made it smaller."""
+
+    before: float
+    after: float
+    kept: bool
+
+
+class Distillation:
+    """The text's way through a model whose knobs are being turned."""
+
+    def __init__(self, model: Any, roles: Roles, walk: Walk, targets: list[Tensor]) -> None:
+        """`targets`: what the last block gave before rounding, (B, T, D) for every batch of `walk`."""
+        self.walk, self.targets = walk, targets
+        self.blocks = [model.get_submodule(block.name) for block in roles.blocks]
+        self.knobs = [block_knobs(block) for block in self.blocks]
+        self.head = model.get_submodule(roles.head) if roles.head is not None else nn.Identity()
+        self.norm = model.get_submodule(roles.final_norm.name) if roles.final_norm is not None else nn.Identity()
+
+    def loss(self, batch: int) -> Tensor:
+        """Mean KL in nats a token on one batch."""
+        hidden = self.walk.inputs[batch].detach()
+        for index, (block, knobs) in enumerate(zip(self.blocks, self.knobs, strict=True)):
+            hidden = self._block(block, knobs, hidden, self.walk.arguments(index)[batch])
+        pairs = zip(hidden.flatten(0, 1).split(ROWS), self.targets[batch].flatten(0, 1).split(ROWS), strict=True)
+        total = torch.stack([checkpoint(self._divergence, *pair, use_reentrant=False) for pair in pairs]).sum()
+        return total / self.targets[batch].shape[:2].numel()
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(…, D) behind the last block -> (…, vocabulary)."""
+        return self.head(self.norm(hidden)).float()
+
+    def _block(self, block: nn.Module, knobs: list[Knob], hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
+        def forward(x: Tensor, *turns: Tensor) -> Tensor:
+            values = {knob.name: knob.base + knob.size * turn for knob, turn in zip(knobs, turns, strict=True)}
+            output = first_tensor(functional_call(block, values, (x,), arguments))
+            assert output is not None
+            return output
+
+        return checkpoint(forward, hidden, *(knob.turn for knob in knobs), use_reentrant=False)
+
+    def _divergence(self, hidden: Tensor, target: Tensor) -> Tensor:
+        """Sum of KL over rows (n, D)."""
+        expected, got = (log_softmax(self.logits(x), -1) for x in (target, hidden))
+        return (expected.exp() * (expected - got)).sum()
+
+
+def distill(
+    model: Any, roles: Roles, walk: Walk, targets: list[Tensor], held_out: int, spec: Tuning,
+    progress: Callable[[int, int], None],
+) -> Tuned:  # fmt: skip
+    """Turn the knobs on all batches but the last `held_out`, which decide whether the result is kept."""
+    run = Distillation(model, roles, walk, targets)
+    train = len(targets) - held_out
+    turns = [knob.turn for knobs in run.knobs for knob in knobs]
+    steps = spec.epochs * train
+
+    def rate(step: int) -> float:
+        return min(1.0, (step + 1) / WARM_UP) * (FINAL + (1 - FINAL) * (1 + math.cos(math.pi * step / steps)) / 2)
+
+    optimizer = torch.optim.Adam(turns, lr=spec.rate, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    generator = torch.Generator().manual_seed(0)
+    with own_attention(model):
+        before = _mean_loss(run, range(train, len(targets)))
+        done = 0
+        for _ in range(spec.epochs):
+            for batch in torch.randperm(train, generator=generator).tolist():
+                optimizer.zero_grad()
+                run.loss(batch).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+                done += 1
+                progress(done, steps)
+        after = _mean_loss(run, range(train, len(targets)))
+    if after < before:
+        for block, knobs in zip(run.blocks, run.knobs, strict=True):
+            write_back(block, knobs)
+    return Tuned(before, after, after < before)
+
+
+def _mean_loss(run: Distillation, batches: range) -> float:
+    with torch.no_grad():
+        return sum(float(run.loss(batch)) for batch in batches) / len(batches)

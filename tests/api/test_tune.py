@@ -1,0 +1,57 @@
+"""Tuning on a real model: the loss falls, the codes stay, and what is written is what was tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import sinkquant
+from sinkquant.api.quantize import Result
+from sinkquant.quantization.grid import Grid, fake_quantize, round_through
+
+COMMON = ["calibration.sequences=16", "calibration.length=128", "tuning.length=128", "export.dtype=float32"]
+
+
+@pytest.fixture
+def make(stories_path: Path, shared_dir: Path) -> Callable[..., Result]:
+    text = shared_dir / "assets/data/tinystories/tinystories_sample_2m.txt"
+    if not text.exists():
+        pytest.skip("the TinyStories excerpts are missing: they are part of the shared assets")
+
+    def quantize(folder: Path, recipe: str, *overrides: str) -> Result:
+        overrides = (*COMMON, *overrides)
+        return sinkquant.quantize(
+            stories_path, recipe=recipe, overrides=overrides, output=folder, calibration=str(text)
+        )
+
+    return quantize
+
+
+@pytest.mark.parametrize("recipe", ["w4a4kv4", "w4a16"])
+def test_the_loss_falls_and_codes_stay(make: Callable[..., Result], tmp_path: Path, recipe: str) -> None:
+    make(tmp_path / "plain", recipe)
+    done = make(tmp_path / "tuned", recipe, "tuning.epochs=2", "tuning.rate=0.005")
+    tuning = done.figures["tuning"]
+    assert tuning["kept"]
+    assert tuning["after"] < tuning["before"]
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "tuned"))
+    assert before.keys() == after.keys()
+    packed = [name for name in before if name.endswith("weight_packed")]
+    assert packed
+    assert all(torch.equal(before[name], after[name]) for name in packed)
+    assert any(not torch.equal(before[name], after[name]) for name in before if name.endswith("weight_scale"))
+
+
+def test_rounding_passes_gradients_and_changes_no_bit() -> None:
+    x = torch.randn(1000) * 20
+    assert torch.equal(round_through(x), x.round())
+    scale = torch.tensor(0.7, requires_grad=True)
+    y = fake_quantize(x, scale, None, Grid(4))
+    assert torch.equal(y.detach(), fake_quantize(x, scale.detach(), None, Grid(4)))
+    y.sum().backward()
+    assert scale.grad is not None
+    assert scale.grad != 0
