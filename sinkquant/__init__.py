@@ -16,8 +16,11 @@ from sinkquant.errors import SinkquantError, UsageError
 if TYPE_CHECKING:
     from sinkquant.api.detect import detect
     from sinkquant.api.evaluate import evaluate
+    from sinkquant.api.inspect import inspect
     from sinkquant.api.load import load
     from sinkquant.api.quantize import quantize
+    from sinkquant.api.tasks import evaluate_tasks
+    from sinkquant.api.verify import verify
     from sinkquant.recipes.schema import Recipe
     from sinkquant.runtime.cache import SinkCache
     from sinkquant.sinks.report import SinkReport
@@ -31,15 +34,21 @@ __all__ = [
     "UsageError",
     "detect",
     "evaluate",
+    "evaluate_tasks",
+    "inspect",
     "load",
     "quantize",
+    "verify",
 ]
 
 _HOMES = {
     "detect": "sinkquant.api.detect",
     "evaluate": "sinkquant.api.evaluate",
+    "evaluate_tasks": "sinkquant.api.tasks",
+    "inspect": "sinkquant.api.inspect",
     "load": "sinkquant.api.load",
     "quantize": "sinkquant.api.quantize",
+    "verify": "sinkquant.api.verify",
     "Recipe": "sinkquant.recipes.schema",
     "SinkCache": "sinkquant.runtime.cache",
     "SinkReport": "sinkquant.sinks.report",

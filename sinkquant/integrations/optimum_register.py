@@ -1,0 +1,33 @@
+"""`optimum-cli sinkquant …` is `sinkquant …`.
+
+A wheel installs this file as optimum/commands/register/register_sinkquant.py, where optimum looks for commands of other
+packages; there it is imported on every call, so it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from argparse import REMAINDER, ArgumentParser
+
+from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
+
+
+class SinkquantCommand(BaseOptimumCLICommand):
+    """Hands everything behind its name to the command of sinkquant, help included."""
+
+    COMMAND = CommandInfo(name="sinkquant", help="Quantize models whose sink tokens break low-bit ranges.")
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """A command of sinkquant and its arguments, as they are."""
+        parser.add_argument("command", nargs="?", help="A command of sinkquant, for example quantize.")
+        parser.add_argument("arguments", nargs=REMAINDER, help="Its arguments; `COMMAND --help` lists them.")
+
+    def run(self) -> None:
+        """Leaves the process with the exit code of the command."""
+        from sinkquant.cli.main import app
+
+        given = [self.args.command, *self.args.arguments] if self.args.command else ["--help"]
+        app(args=given, prog_name="optimum-cli sinkquant")
+
+
+REGISTER_COMMANDS = [SinkquantCommand]
