@@ -90,7 +90,8 @@ def measure(contender: Contender, folder: Path) -> Row:
     model = load(contender, folder)
     seconds = {"load": time.perf_counter() - start}
     draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(10, 1000, (BATCH, PREFILL), generator=draw)
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = torch.randint(vocabulary, (BATCH, PREFILL), generator=draw)
     with torch.inference_mode():
         seconds["prefill"] = best(lambda: model(input_ids=ids[:1], use_cache=True, logits_to_keep=1))
         for rows in (1, BATCH):
