@@ -21,6 +21,7 @@ ABOUT = {
     "stories260k": "A model without sinks: nothing may get worse than plain quantization.",
 }
 RECENT = "kv_cache.recent=128"
+BEST = ("effort=best",)
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ SETTINGS = {
     "W4A16 groups (portable)": Setting("w4a16", naive=("weights.method=rtn", "weights.symmetric=false"), goal=27.8),
     "W4A16 per channel (portable)": Setting("w4a16", ("weights.group_size=null",), ("weights.method=rtn",), goal=27.3),
     "W8A8 dynamic (portable)": Setting("w8a8"),
+    "W4A8KV4 static, best": Setting("w4a8kv4", BEST, None, goal=28.0),
+    "W4A4KV4 static, best": Setting("w4a4kv4", BEST, None, goal=40.0),
+    "W4A4KV4 dynamic, best": Setting("w4a4kv4", ("activations.mode=dynamic", *BEST), None, goal=38.0),
+    "W4A16 per channel (portable), best": Setting("w4a16", ("weights.group_size=null", *BEST), None, goal=27.3),
     "KV4": Setting("kv4", goal=25.7),
     "KV4, 128 recent": Setting("kv4", (RECENT,), goal=24.9),
     "KV2, 128 recent": Setting("kv4", ("kv_cache.bits=2", RECENT), goal=40.0),

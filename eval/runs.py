@@ -98,10 +98,9 @@ def measure(recipe: str, overrides: tuple[str, ...], subject: Subject) -> Row:
 def run(cases: Sequence[Case], subject: Subject, name: str, table: Callable[[list[Row]], str]) -> list[Row]:
     """Measure what is missing in results/`name`.json; the table is written again after every run."""
     file = RESULTS / f"{name}.json"
-    rows: list[Row] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     for case in cases:
         key, title = case.identity(subject), ", ".join(str(value) for _, value in case.labels)
-        if any(all(row.get(name) == value for name, value in key.items()) for row in rows):
+        if any(all(row.get(name) == value for name, value in key.items()) for row in read(file)):
             print(f"{title}: already measured", flush=True)
             continue
         print(f"{title} …", flush=True)
@@ -109,9 +108,17 @@ def run(cases: Sequence[Case], subject: Subject, name: str, table: Callable[[lis
             row = fresh.submit(measure, case.recipe, case.overrides, subject).result()
         print(f"  perplexity {row['result_perplexity']:.2f} (FP {row['baseline_perplexity']:.2f})", flush=True)
         same = dict(case.labels)
-        rows = [old for old in rows if any(old.get(n) != v for n, v in same.items())] + [row | key]
+        rows = [old for old in read(file) if any(old.get(n) != v for n, v in same.items())] + [row | key]
         write(file, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
         write(RESULTS / f"{name}.md", table(rows))
+    rows = read(file)
+    write(RESULTS / f"{name}.md", table(rows))
+    return rows
+
+
+def read(file: Path) -> list[Row]:
+    """The rows that were saved; read again before each is added, so that two benchmarks may share a file."""
+    rows: list[Row] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     return rows
 
 
