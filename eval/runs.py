@@ -31,6 +31,7 @@ class Subject:
     bos: str = "never"
     window: int = 2048
     tokens: int = 8192
+    overrides: tuple[str, ...] = ()  # a smaller calibration, where the model is slow on two cores
 
     def missing(self) -> list[Path]:
         """What is not on this machine."""
@@ -43,7 +44,7 @@ SUBJECTS = {
     ),
     "gemma3": Subject(
         ASSETS / "gemma3-270m", SHARED / "data/wikitext-2/valid.txt", SHARED / "data/wikitext-2/wiki.test.raw", "auto",
-        tokens=4096,
+        window=1024, tokens=2048, overrides=("calibration.sequences=8", "calibration.length=512"),
     ),
     "stories260k": Subject(
         SHARED / "models/stories260K", SHARED / "data/tinystories/tinystories_sample_2m.txt",
@@ -64,9 +65,11 @@ class Case:
         """What must be the same for an earlier row to be kept."""
         from sinkquant.evaluation.versions import versions
 
+        facts = {name: getattr(value, "name", value) for name, value in asdict(subject).items()}
+        fewer = facts.pop("overrides")  # the digest holds them too
         return {
-            **dict(self.labels), "recipe_digest": load_recipe(self.recipe, self.overrides).digest(),
-            "versions": versions(), "subject": {k: getattr(v, "name", v) for k, v in asdict(subject).items()},
+            **dict(self.labels), "versions": versions(), "subject": facts | ({"fewer": " ".join(fewer)} if fewer else {}),
+            "recipe_digest": load_recipe(self.recipe, (*subject.overrides, *self.overrides)).digest(),
         }  # fmt: skip
 
 
@@ -82,7 +85,11 @@ def measure(recipe: str, overrides: tuple[str, ...], subject: Subject) -> Row:
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "out"
         done = sinkquant.quantize(
-            subject.model, recipe=recipe, overrides=overrides, calibration=str(subject.calibration), output=out
+            subject.model,
+            recipe=recipe,
+            overrides=(*subject.overrides, *overrides),
+            calibration=str(subject.calibration),
+            output=out,
         )
         compared = sinkquant.evaluate(
             out, baseline=subject.model, text=str(subject.text), window=subject.window, max_tokens=subject.tokens,
@@ -139,6 +146,10 @@ def _condition(row: Row) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
     return (
         f"- {row['tokens']} scored tokens of {row['text']} in {row['windows']} windows of {row['window']}; calibrated "
-        f"on {row['subject']['calibration']}; BOS: {row['bos_baseline']} (FP), {row['bos_result']} "
+        f"on {row['subject']['calibration']}{_smaller(row)}; BOS: {row['bos_baseline']} (FP), {row['bos_result']} "
         f"(result); {versions}."
     )
+
+
+def _smaller(row: Row) -> str:
+    return f" ({row['subject']['fewer']})" if "fewer" in row["subject"] else ""
