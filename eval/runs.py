@@ -68,7 +68,8 @@ class Case:
         facts = {name: getattr(value, "name", value) for name, value in asdict(subject).items()}
         fewer = facts.pop("overrides")  # the digest holds them too
         return {
-            **dict(self.labels), "versions": versions(), "subject": facts | ({"fewer": " ".join(fewer)} if fewer else {}),
+            **dict(self.labels), "versions": versions(),
+            "subject": facts | ({"fewer": " ".join(fewer)} if fewer else {}),
             "recipe_digest": load_recipe(self.recipe, (*subject.overrides, *self.overrides)).digest(),
         }  # fmt: skip
 
