@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import sinkquant
-from sinkquant.checkpoint.manifest import read_manifest
+from sinkquant.checkpoint.manifest import checksum, read_manifest
 
 IDS = [[5, 17, 100, 23, 42, 7]]
 LOAD = f"""
@@ -101,3 +102,15 @@ def test_loading_and_writing_draw_no_bars(
 ) -> None:
     sinkquant.load(make(stories_path, tmp_path, "w8a8"))  # compressed-tensors draws four bars of its own
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_prefix_of_another_model_is_refused(stories_path: Path, tmp_path: Path) -> None:
+    folder = make(stories_path, tmp_path, "kv4", "sinks.prefix=[1]")
+    config = json.loads((folder / "config.json").read_text())
+    config["sinkquant"]["model_fingerprint"] = "0" * 64
+    (folder / "config.json").write_text(json.dumps(config))
+    manifest = read_manifest(folder)
+    manifest["files"]["config.json"] = checksum(folder / "config.json")
+    (folder / "sinkquant.json").write_text(json.dumps(manifest))
+    with pytest.raises(sinkquant.SinkquantError, match="belongs to another model"):
+        sinkquant.load(folder)
