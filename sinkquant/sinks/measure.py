@@ -69,11 +69,12 @@ def layer_stats(seen: Observation, rows: list[int]) -> tuple[LayerStats, ...]:
         "key_norm_ratio": at_sink(token_ratio(seen.key_norm)),
         "value_norm_ratio": at_sink(token_ratio(seen.value_norm)),
     }
+    mass = seen.logit_mass[:, rows].mean(dim=(1, 2))
     above = at_sink(seen.heads_above)
     return tuple(
         LayerStats(
             index=i, residual_channel=int(channel[i]), heads_above=int(above[i]), heads=seen.heads,
-            **{name: float(values[i]) for name, values in columns.items()},
+            sink_logit_mass=float(mass[i]), **{name: float(values[i]) for name, values in columns.items()},
         )
         for i in range(len(above))
     )  # fmt: skip

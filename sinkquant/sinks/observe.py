@@ -15,6 +15,7 @@ from sinkquant.sinks.signals.down_input import down_input_peaks
 from sinkquant.sinks.signals.kv_norms import head_mean_norm
 from sinkquant.sinks.signals.received_attention import ABOVE, received_attention
 from sinkquant.sinks.signals.residual import channel_ratio, token_peaks, token_ratio
+from sinkquant.sinks.signals.sink_logits import sink_logit_mass
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,7 @@ class Observation:
     heads_above: Tensor  # heads in which it is above 0.3
     key_norm: Tensor
     value_norm: Tensor
+    logit_mass: Tensor  # share of a query's attention that goes to sink logits, mean over heads
     channels: Tensor  # (L, D) magnitude over the median channel's that nine of ten tokens exceed
     heads: int
 
@@ -50,7 +52,7 @@ class Observation:
         return Observation(**cut, channels=self.channels, heads=self.heads)
 
 
-SIGNALS = ("residual", "channel", "down", "column", "received", "heads_above", "key_norm", "value_norm")
+SIGNALS = ("residual", "channel", "down", "column", "received", "heads_above", "key_norm", "value_norm", "logit_mass")
 Progress = Callable[[int, int], None]
 
 
@@ -92,6 +94,7 @@ def _attention_signals(call: AttentionCall) -> dict[str, Tensor]:
         "heads_above": (received > ABOVE).sum(dim=1),
         "key_norm": head_mean_norm(call.key),
         "value_norm": head_mean_norm(call.value),
+        "logit_mass": sink_logit_mass(call),
     }
 
 
@@ -109,7 +112,7 @@ def _layer(
         shape = residual.shape  # some models hand their feed-forward flat rows
         layer["down"] = torch.cat([p.reshape(-1) for p, _ in peaks]).reshape(shape)
         layer["column"] = torch.cat([c.reshape(-1) for _, c in peaks]).reshape(shape)
-    for name in ("received", "heads_above", "key_norm", "value_norm"):
+    for name in ("received", "heads_above", "key_norm", "value_norm", "logit_mass"):
         layer[name] = torch.cat([a[name] for a in attended]) if attended else nothing
     layer["channels"] = channel_ratio(torch.cat(outputs)[:plain])
     return layer

@@ -97,7 +97,10 @@ class ResidualSink(_Frozen):
 
 
 class LayerStats(_Frozen):
-    """One block: medians over the plain sequences. Attention and norms are those of each sequence's strongest sink."""
+    """One block: medians over the plain sequences. Attention and norms are those of each sequence's strongest sink.
+
+    `sink_logit_mass` is the mean share of attention that goes to the model's own sink logits, 0 where it has none.
+    """
 
     index: int
     residual_ratio: float
@@ -110,6 +113,7 @@ class LayerStats(_Frozen):
     heads: int
     key_norm_ratio: float
     value_norm_ratio: float
+    sink_logit_mass: float = 0.0
 
 
 class SinkReport(_Frozen):

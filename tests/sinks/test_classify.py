@@ -18,6 +18,7 @@ from sinkquant.sinks.classify import (
 from sinkquant.sinks.report import Verdict
 from sinkquant.sinks.signals.received_attention import received_attention
 from sinkquant.sinks.signals.residual import channel_ratio, token_ratio
+from sinkquant.sinks.signals.sink_logits import sink_logit_mass
 
 NOTHING = dict.fromkeys(THRESHOLDS, 0.0)
 
@@ -104,3 +105,11 @@ def test_received_attention_leaves_padding_out() -> None:
     shape = (1, 1, 8, 4)
     received = received_attention(AttentionCall(*[torch.zeros(shape)] * 3, visible))
     assert float(received[0, 0, 3]) == pytest.approx(sum(1 / n for n in range(1, 6)) / 5)
+
+
+def test_attention_that_goes_to_sink_logits_is_counted_apart() -> None:
+    query, key = torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4)  # equal logits: every visible key gets the same
+    call = AttentionCall(query, key, key, None, sink_logits=torch.tensor([0.0, -60.0]))
+    expected = torch.tensor([[1 / 2, 1 / 3, 1 / 4]]) / 2  # the first head's logit counts like one more key
+    torch.testing.assert_close(sink_logit_mass(call), expected)
+    assert float(sink_logit_mass(AttentionCall(query, key, key, None)).sum()) == 0
