@@ -44,7 +44,7 @@ SUBJECTS = {
     ),
     "gemma3": Subject(
         ASSETS / "gemma3-270m", SHARED / "data/wikitext-2/valid.txt", SHARED / "data/wikitext-2/wiki.test.raw", "auto",
-        window=1024, tokens=2048, overrides=("calibration.sequences=8", "calibration.length=512"),
+        window=512, tokens=1024, overrides=("calibration.sequences=4", "calibration.length=512"),
     ),
     "stories260k": Subject(
         SHARED / "models/stories260K", SHARED / "data/tinystories/tinystories_sample_2m.txt",
