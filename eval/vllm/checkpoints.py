@@ -10,10 +10,11 @@ NAIVE = ["sinks.prefix=none", "sinks.exclude=false"] + [
     f"transforms.{name}=false" for name in ("fold_norms", "r1", "r2", "r3", "r4")
 ]
 EXACT = ["weights.limit=63"]  # also on CPUs whose int8 kernels overflow
+UNROUTED = ["activations.route=null"]  # routed tokens and torch.compile exclude each other
 RECIPES = {
     "float": ("kv4", ["kv_cache.bits=16", "kv_cache.balance=false"]),
-    "static": ("w8a8-static", EXACT),
-    "naive": ("w8a8-static", EXACT + NAIVE),
+    "static": ("w8a8-static", EXACT + UNROUTED),
+    "naive": ("w8a8-static", EXACT + UNROUTED + NAIVE),
     "kv4": ("kv4", []),
     "portable": ("w8a8", EXACT),
 }
