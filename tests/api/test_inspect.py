@@ -41,7 +41,8 @@ def part_of(found: Inspection, kind: str) -> Part:
 def test_a_sink_aware_checkpoint(static: Path) -> None:
     found = inspect(static)
     down, query = part_of(found, "down_proj"), part_of(found, "q_proj")
-    assert (down.scheme.weights, down.scheme.inputs, down.scheme.rotated) == ("8 bits", "8 bits static", True)
+    inputs = "8 bits static, outlier tokens in float"
+    assert (down.scheme.weights, down.scheme.inputs, down.scheme.rotated) == ("8 bits", inputs, True)
     assert (query.scheme.rotated, query.modules) == (False, 30)
     assert (found.prefix, found.kv["bits"]) == ((1,), 4)
     assert any(text.startswith("R1") for text in found.fused)
