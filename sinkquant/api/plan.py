@@ -68,13 +68,18 @@ def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Rotations:
     if wanted.r1 and not stream and recipe.target == "sink-aware":
         smooth, inputs = True, True
         notes.append("smoothing and online rotations of the inputs take R1's place")
+    fold = wanted.fold_norms
+    if fold and wanted.r1 and not stream and not smooth:
+        # Large channels of the stream are often kept small by the norm's scale alone; nothing would spread them.
+        fold = False
+        notes.append("norms keep their scales, which only R1 would have needed elsewhere")
     values = tuple(
         block.name for block in roles.blocks if wanted.r2 and block.attention and block.attention.value
         and block.attention.output
     )  # fmt: skip
     if wanted.r2 and len(values) < len(roles.blocks):
         notes.append(f"R2 is left out in {len(roles.blocks) - len(values)} blocks without plain value projections")
-    return Rotations(wanted.fold_norms, stream, values, wanted.r3, wanted.r4, wanted.seed, smooth, inputs)
+    return Rotations(fold, stream, values, wanted.r3, wanted.r4, wanted.seed, smooth, inputs)
 
 
 def _schemes(

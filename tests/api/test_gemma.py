@@ -31,3 +31,13 @@ def test_recipe(gemma3_path: Path, tmp_path: Path, recipe: str) -> None:
     ids = AutoTokenizer.from_pretrained(out)("The capital of France is", add_special_tokens=False, return_tensors="pt")
     answer = model.generate(**ids, max_new_tokens=3, do_sample=False)
     assert answer.shape[1] == ids["input_ids"].shape[1] + 3
+
+
+@pytest.mark.slow
+def test_portable_int8(gemma3_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT * 40)
+    result = sinkquant.quantize(
+        gemma3_path, recipe="w8a8", output=tmp_path / "out", calibration=str(tmp_path / "text.txt"),
+        overrides=["calibration.sequences=2", "calibration.length=128", "sinks.exclude=false"],
+    )  # fmt: skip
+    assert result.figures["result_perplexity"] < 1.1 * result.figures["baseline_perplexity"]

@@ -37,7 +37,11 @@ def test_sandwich_norms_leave_r1_out() -> None:
     made = plan(Gemma3ForCausalLM(config).eval(), "w8a8-static")
     assert not made.rotations.stream
     assert made.rotations.down
+    assert made.rotations.fold_norms
     assert sum("R1 is left out" in note for note in made.notes) == 1
+    portable = plan(Gemma3ForCausalLM(config).eval(), "w8a8")
+    assert not portable.rotations.fold_norms  # nothing would spread the channels that the norms keep small
+    assert any("norms keep their scales" in note for note in portable.notes)
 
 
 def test_size_counts_every_matrix_once(tiny_llama: LlamaForCausalLM) -> None:
