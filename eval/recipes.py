@@ -53,11 +53,11 @@ SETTINGS = {
 SEEDED = ("W8A8 static", "W4A8KV4 static", "W4A4KV4 static", "W4A4KV4 dynamic")
 
 
-def cases(names: list[str], seeds: int) -> list[Case]:
-    """Recipes first, then their naive counterparts, then further seeds."""
+def cases(names: list[str], seeds: int, naive: bool) -> list[Case]:
+    """Recipes first, then (with `naive`) their naive counterparts, then further seeds."""
     made = []
     for seed in range(seeds):
-        for kind in ("recipe", "naive") if seed == 0 else ("recipe",):
+        for kind in ("recipe", "naive") if naive and seed == 0 else ("recipe",):
             for name in names:
                 setting = SETTINGS[name]
                 if (seed and name not in SEEDED) or (kind == "naive" and setting.naive is None):
@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--model", choices=list(SUBJECTS), default="smollm2")
     parser.add_argument("--only", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), metavar="SETTING")
     parser.add_argument("--seeds", type=int, default=1, help="seeds of the random signs, for settings with activations")
+    parser.add_argument("--no-naive", action="store_true", help="leave the naive counterparts out")
     options = parser.parse_args()
     subject = SUBJECTS[options.model]
     if subject.missing():
@@ -118,7 +119,7 @@ def main() -> None:
         )
     goals = options.model == "smollm2"
     run(
-        cases(options.only, options.seeds), subject, options.model,
+        cases(options.only, options.seeds, not options.no_naive), subject, options.model,
         lambda rows: markdown(options.model, goals, rows),
     )  # fmt: skip
 
