@@ -38,6 +38,7 @@ def portable_fixes(recipe: Recipe) -> dict[str, object]:
         "transforms.inputs": False,
         "activations.center": False,
         "activations.route": None,
+        "weights.symmetric": True,  # loaders expect packed zero points in another shape than the format's own
         "weights.head_bits": 16,
         "weights.embedding_bits": 16,
         "kv_cache.bits": 16,
@@ -46,7 +47,7 @@ def portable_fixes(recipe: Recipe) -> dict[str, object]:
     if recipe.activations.bits == 16 and recipe.weights.bits != 8:
         needs |= {"weights.bits": 4}
     else:
-        needs |= {"weights.bits": 8, "weights.group_size": None, "weights.symmetric": True}
+        needs |= {"weights.bits": 8, "weights.group_size": None}
         needs |= {"activations.bits": 8, "activations.symmetric": True}
     return {key: value for key, value in needs.items() if attrgetter(key)(recipe) != value}
 
@@ -58,7 +59,7 @@ def _not_portable(recipe: Recipe) -> str | None:
     forbidden = listing([f"{key}={show(attrgetter(key)(recipe))}" for key in fixes], "or")
     remedy = listing([f"{key}={show(value)}" for key, value in fixes.items()], "and")
     return (
-        f"a portable recipe (W4A16, or symmetric W8A8 with one scale a channel) cannot have {forbidden}: "
+        f"a portable recipe (symmetric W4A16, or symmetric W8A8 with one scale a channel) cannot have {forbidden}: "
         f"set {remedy}, or target=sink-aware."
     )
 

@@ -7,7 +7,7 @@ import pytest
 from sinkquant.errors import UsageError
 from sinkquant.recipes import Recipe, Transforms, load_recipe
 
-PORTABLE = "a portable recipe (W4A16, or symmetric W8A8 with one scale a channel) cannot have"
+PORTABLE = "a portable recipe (symmetric W4A16, or symmetric W8A8 with one scale a channel) cannot have"
 
 CONTRADICTIONS = [
     ("w8a8", ["sinks.prefix=auto"], "sinks.prefix=auto: set sinks.prefix=none"),
@@ -25,6 +25,7 @@ CONTRADICTIONS = [
     ("w8a8", ["activations={bits: 4, mode: static}"], "activations.bits=4: set activations.bits=8"),
     ("w4a16", ["weights.bits=3"], "weights.bits=3: set weights.bits=4"),
     ("w4a16", ["weights.bits=16"], "weights.bits=16: set weights.bits=4"),
+    ("w4a16", ["weights.symmetric=false"], "weights.symmetric=false: set weights.symmetric=true"),
     (
         "kv4",
         ["target=portable"],
@@ -54,7 +55,6 @@ def test_target_sink_aware_is_a_remedy(name: str, overrides: list[str], message:
         ("w8a8", ["activations.mode=static"]),
         ("w8a8", ["weights.limit=63"]),
         ("w4a16", ["weights.group_size=null"]),
-        ("w4a16", ["weights.symmetric=false"]),
         ("w4a16", ["transforms={fold_norms: false, r1: false, r2: false}"]),
         ("w4a4kv4", ["sinks.prefix=none", "sinks.exclude=false"]),
     ],
