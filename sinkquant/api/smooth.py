@@ -79,7 +79,7 @@ def _smooth_heads(model: nn.Module, block: Block, rows: Tensor, weight: Tensor) 
     w = weight.reshape(len(weight), *shape)
     moments = [torch.einsum("nkgi,nkgj->kij", part, part) / len(part) for part in (x, w)]
     transforms = [balance_full(a, b) for a, b in zip(*moments, strict=True)]
-    size = torch.stack([torch.linalg.det(t).abs().log() for t in transforms]).mean() / len(transforms[0])
+    size = torch.stack([torch.linalg.slogdet(t).logabsdet for t in transforms]).mean() / len(transforms[0])
     transforms = [t / size.exp() for t in transforms]  # values keep their scale on average
     transform_heads(model, attention, transforms)
     return transforms
