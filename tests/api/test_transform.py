@@ -10,6 +10,7 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    LlamaConfig,
     LlamaForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -140,3 +141,17 @@ def test_smollm2(smollm2_path: Path, parts: tuple[str, ...]) -> None:
 def test_gemma3(gemma3_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(gemma3_path, dtype=torch.float32).eval().requires_grad_(False)
     assert run(model, recipe(*PARTS), (2,)) < 1e-4
+
+
+def test_values_of_any_size_can_be_smoothed() -> None:
+    """The determinant of a large head's transform leaves the range of floats long before its entries do."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=199, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=128,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    for layer in model.model.layers:
+        layer.self_attn.v_proj.weight.data *= 1e-5
+        layer.self_attn.o_proj.weight.data *= 1e5
+    assert run(shaken(model), recipe("fold_norms", "smooth"), ()) < 1e-5
