@@ -92,13 +92,13 @@ def markdown(title: str, goals: bool, rows: list[Row]) -> str:
         lines[-1] += (
             f"| {row['result_perplexity']:.2f} | {spread} | {row['baseline_perplexity']:.2f} | {row['kl']:.4f} "
             f"| {row['top1_agreement']:.1%} | {row['bytes'] / 1e6:.1f} of {row['baseline_bytes'] / 1e6:.1f} MB "
-            f"| {sum(row['seconds'].values()):.0f} s | {row['peak_bytes'] / 1e9:.2f} GB |"
+            f"| {sum(row['seconds'].values()):.0f} s ({row.get('threads', '?')}) | {row['peak_bytes'] / 1e9:.2f} GB |"
         )
     extra = "".join(f"; for {n} also `{'`, `'.join(s.naive)}`" for n, s in SETTINGS.items() if s.naive)
     lines += [
         "", "Naive, result and FP are perplexities; seeds: mean and standard deviation over seeds of the random signs; "
         "KL in nats a token; size is that of the weight files; time and memory are those of `quantize`, its proof "
-        "included, on two cores.", "",
+        "included, with the threads in brackets.", "",
         "Naive: no prefix, no sink left out of the ranges, no transformation, everything else as in the setting"
         f"{extra}.", "",
         "## How it was measured", "", *conditions(rows),

@@ -81,6 +81,8 @@ def weight_bytes(folder: Path) -> int:
 
 def measure(recipe: str, overrides: tuple[str, ...], subject: Subject) -> Row:
     """Quantize into a temporary folder and evaluate; meant for a fresh process, whose peak memory is its own."""
+    import torch
+
     import sinkquant
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -99,7 +101,7 @@ def measure(recipe: str, overrides: tuple[str, ...], subject: Subject) -> Row:
         return {
             **compared.model_dump(mode="json"), "bytes": weight_bytes(out),
             "baseline_bytes": weight_bytes(subject.model), "seconds": done.seconds, "peak_bytes": done.peak_bytes,
-            "prefix": list(done.plan.prefix), "notes": list(done.plan.notes),
+            "prefix": list(done.plan.prefix), "notes": list(done.plan.notes), "threads": torch.get_num_threads(),
         }  # fmt: skip
 
 
