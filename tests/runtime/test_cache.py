@@ -129,7 +129,8 @@ def test_a_chat_goes_on_with_the_same_cache(name: str, ids: torch.Tensor, reques
 
 
 def test_crop_forgets_the_newest_tokens(tiny_llama: nn.Module, ids: torch.Tensor) -> None:
-    model = quantized(tiny_llama, KVScheme(4, rotate=True))
+    # In float64, because keys of one text in other pieces differ by rounding, which may tip a code to its neighbour.
+    model = quantized(tiny_llama.double(), KVScheme(4, rotate=True))
     cache = SinkCache(model)
     expected = logits(model, ids, cache, [15, 5])[:, 12:]
     cache.crop(-8)
