@@ -22,10 +22,11 @@ def optimum_cli(tmp_path: Path):
         spec = None
     if spec is None or spec.origin is None:
         pytest.skip("optimum is not installed: pip install optimum")
-    shutil.copytree(Path(spec.origin).parents[1], tmp_path / "optimum")
-    register = tmp_path / "optimum" / "commands" / "register"
-    register.mkdir(exist_ok=True)
-    shutil.copy(ROOT / "sinkquant/integrations/optimum_register.py", register / "register_sinkquant.py")
+    if importlib.util.find_spec("optimum.commands.register.register_sinkquant") is None:  # no wheel put it there
+        shutil.copytree(Path(spec.origin).parents[1], tmp_path / "optimum")
+        register = tmp_path / "optimum" / "commands" / "register"
+        register.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "sinkquant/integrations/optimum_register.py", register / "register_sinkquant.py")
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         paths = [str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")]
