@@ -10,9 +10,8 @@ from __future__ import annotations
 import argparse
 import math
 from statistics import mean, stdev
-from typing import Any
 
-from eval.runs import RESULTS, SUBJECTS, Case, Row, conditions, run
+from eval.runs import RESULTS, Case, Row, conditions, parse, run
 from sinkquant.recipes.plain import NO_SINKS, NO_TRANSFORMS
 
 ARMS = {"none": (*NO_SINKS, *NO_TRANSFORMS), "prefix": NO_TRANSFORMS, "rotation": NO_SINKS, "both": ()}
@@ -107,14 +106,10 @@ def plot(name: str, rows: list[Row]) -> None:
 def main() -> None:
     """Measure what is missing, write table and plot."""
     parser = argparse.ArgumentParser(prog="python -m eval.ablation", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--model", choices=list(SUBJECTS), default="smollm2")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--sequences", type=int, default=16, help="calibration sequences")
     parser.add_argument("--length", type=int, default=1024, help="tokens a calibration sequence")
-    options: Any = parser.parse_args()
-    subject = SUBJECTS[options.model]
-    if subject.missing():
-        parser.error(f"{subject.missing()[0]} is missing: run make assets or set SINKQUANT_ASSETS, SINKQUANT_SHARED.")
+    options, subject = parse(parser)
     made = cases(options.seeds, options.sequences, options.length)
     rows = run(made, subject, f"ablation-{options.model}", lambda rows: markdown(options.model, rows))
     plot(options.model, rows)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from eval.runs import SUBJECTS, Case, Row, Subject, conditions, run
+from eval.runs import Case, Row, Subject, conditions, parse, run
 
 RECIPES = ("w8a8-static", "w4a8kv4")
 TEXTS = ("file", "self", "python-docs")
@@ -61,13 +60,9 @@ def markdown(rows: list[Row]) -> str:
 def main() -> None:
     """Measure what is missing and write the table."""
     parser = argparse.ArgumentParser(prog="python -m eval.calibration", description="The text to calibrate on.")
-    parser.add_argument("--model", choices=list(SUBJECTS), default="smollm2")
     parser.add_argument("--sequences", type=int, default=16, help="calibration sequences")
     parser.add_argument("--length", type=int, default=1024, help="tokens a calibration sequence")
-    options: Any = parser.parse_args()
-    subject = SUBJECTS[options.model]
-    if subject.missing():
-        parser.error(f"{subject.missing()[0]} is missing: run make assets or set SINKQUANT_ASSETS, SINKQUANT_SHARED.")
+    options, subject = parse(parser)
     for recipe in RECIPES:
         for case, at in cases(recipe, options.sequences, options.length, subject):
             run([case], at, "calibration", markdown)

@@ -12,7 +12,7 @@ import argparse
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from eval.runs import SUBJECTS, Case, Row, conditions, run
+from eval.runs import Case, Row, conditions, parse, run
 from sinkquant.recipes.plain import NO_SINKS, NO_TRANSFORMS
 
 ABOUT = {
@@ -109,16 +109,10 @@ def markdown(title: str, goals: bool, rows: list[Row]) -> str:
 def main() -> None:
     """Measure what is missing and write the table."""
     parser = argparse.ArgumentParser(prog="python -m eval.recipes", description="The recipes on a real model.")
-    parser.add_argument("--model", choices=list(SUBJECTS), default="smollm2")
     parser.add_argument("--only", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), metavar="SETTING")
     parser.add_argument("--seeds", type=int, default=1, help="seeds of the random signs, for settings with activations")
     parser.add_argument("--no-naive", action="store_true", help="leave the naive counterparts out")
-    options = parser.parse_args()
-    subject = SUBJECTS[options.model]
-    if subject.missing():
-        parser.error(
-            f"{subject.missing()[0]} is missing: run make assets, or set SINKQUANT_ASSETS and SINKQUANT_SHARED."
-        )
+    options, subject = parse(parser)
     goals = options.model == "smollm2"
     run(
         cases(options.only, options.seeds, not options.no_naive), subject, options.model,

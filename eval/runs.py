@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -51,6 +52,16 @@ SUBJECTS = {
         SHARED / "data/tinystories/tiny_stories_944k.txt", "always", window=512,
     ),
 }  # fmt: skip
+
+
+def parse(parser: ArgumentParser) -> tuple[Namespace, Subject]:
+    """The options, `--model` among them, and its subject; ends the program where that is not on this machine."""
+    parser.add_argument("--model", choices=list(SUBJECTS), default="smollm2")
+    options = parser.parse_args()
+    subject = SUBJECTS[options.model]
+    if subject.missing():
+        parser.error(f"{subject.missing()[0]} is missing: run make assets or set SINKQUANT_ASSETS, SINKQUANT_SHARED.")
+    return options, subject
 
 
 @dataclass(frozen=True)

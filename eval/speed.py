@@ -23,11 +23,11 @@ from typing import Any
 
 from eval.checkpoints import CACHE, checkpoint
 from eval.runs import ASSETS, RESULTS, Row, weight_bytes, write
+from sinkquant.recipes.plain import TO_NEAREST
 
 PREFILL, PROMPT, NEW, BATCH, REPEATS = 512, 32, 24, 8, 5
 CALIBRATION = ("calibration.sequences=2", "calibration.length=128", "sinks.exclude=false", "weights.clip=none")
 STATIC = ("sinks.prefix=[1]", "activations.clip=none")
-NEAREST = ("weights.method=rtn", "weights.sweeps=0")
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ CONTENDERS = (
     Contender("w8a8", "float32", "w8a8", CALIBRATION),
     Contender("w8a8-static", "float32", "w8a8-static", (*CALIBRATION, *STATIC)),
     Contender("w8a8, bfloat16", "bfloat16", "w8a8", CALIBRATION),
-    Contender("w4a16", "float32", "w4a16", (*CALIBRATION, *NEAREST)),
-    Contender("w4a16, bfloat16", "bfloat16", "w4a16", (*CALIBRATION, *NEAREST)),
+    Contender("w4a16", "float32", "w4a16", (*CALIBRATION, *TO_NEAREST)),
+    Contender("w4a16, bfloat16", "bfloat16", "w4a16", (*CALIBRATION, *TO_NEAREST)),
     Contender("w8a8, reference", "float32", "w8a8", CALIBRATION, "reference"),
     Contender("torchao int8", "float32", package="torchao"),
     Contender("quanto int8", "float32", package="optimum.quanto"),

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from sinkquant.api.quantize import Options, Result, run
 from sinkquant.checkpoint.folder import new_folder
-from sinkquant.checkpoint.manifest import read_manifest, write_manifest
+from sinkquant.checkpoint.manifest import amend_manifest
 from sinkquant.checkpoint.resume import ResumeStore
 from sinkquant.errors import UsageError
 from sinkquant.recipes import Recipe, load_recipe
@@ -120,7 +120,5 @@ def _note(result: Result) -> None:
     """Put the choice into the manifest, and the report, which a plain run does not make."""
     assert result.path is not None
     assert result.choice is not None
-    manifest = read_manifest(result.path)
-    kept = {key: value for key, value in manifest.items() if key not in ("format", "files")}
     report = result.report.model_dump(mode="json") if result.report is not None else None
-    write_manifest(result.path, kept | {"choice": asdict(result.choice), "report": report})
+    amend_manifest(result.path, {"choice": asdict(result.choice), "report": report})

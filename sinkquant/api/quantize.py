@@ -23,6 +23,7 @@ from sinkquant.api.tune import pieces, targets, tune
 from sinkquant.calibration.bos import bos_policy
 from sinkquant.calibration.data import TokenBatches, load_calibration, token_batches
 from sinkquant.checkpoint.folder import check_space, check_target, new_folder
+from sinkquant.checkpoint.manifest import amend_manifest
 from sinkquant.checkpoint.resume import ResumeStore
 from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.evaluation.probe import probe_ids, take_probe
@@ -173,12 +174,12 @@ def run(
         "report": report.model_dump(mode="json") if report else None, "notes": list(plan.notes),
         "rotations": vars(plan.rotations),
     }  # fmt: skip
-    ids = with_bos(text, begins)
+    ids, held_ids = (with_bos(part, begins) for part in (text, held_out))
     tuning = chosen.tuning
     if tuning.epochs:
         with stages("targets"):
-            tuned_text, tuned_held = (pieces(with_bos(part, begins), tuning.length) for part in (text, held_out))
-            tuned_on = torch.cat([tuned_text, tuned_held])
+            tuned_held = pieces(held_ids, tuning.length)
+            tuned_on = torch.cat([pieces(ids, tuning.length), tuned_held])
             expected_states = targets(network, roles, tuned_on)
     with stages("quantize", steps=True):
         store = ResumeStore(_identity(facts, ids, threshold))
@@ -206,23 +207,16 @@ def run(
                 raise SinkquantError(
                     "the written checkpoint does not give the logits of the model in memory; report this."
                 )
-            outcome = evaluate_one(reloaded, with_bos(held_out, begins), scored=_scored(begins is not None))
+            outcome = evaluate_one(reloaded, held_ids, scored=_scored(begins is not None))
             figures |= {
                 "baseline_perplexity": baseline.perplexity, "result_perplexity": outcome.perplexity,
                 "tokens": outcome.tokens, "text": "held-out part of the calibration text",
             }  # fmt: skip
-            _add_figures(folder, figures, stages, take_probe(reloaded, probe_ids(tokenizer, begins)))
+            probe = take_probe(reloaded, probe_ids(tokenizer, begins))
+            measured = {"figures": figures, "probe": probe, "seconds": stages.seconds, "peak_bytes": stages.peaks}
+            amend_manifest(folder, measured)
     done(store)
     return Result(target, plan, report, figures, stages.seconds, peak_memory())
-
-
-def _add_figures(folder: Path, figures: dict[str, Any], stages: Stages, probe: dict[str, Any]) -> None:
-    from sinkquant.checkpoint.manifest import read_manifest, write_manifest
-
-    manifest = read_manifest(folder)
-    manifest |= {"figures": figures, "probe": probe, "seconds": stages.seconds, "peak_bytes": stages.peaks}
-    manifest.pop("files")
-    write_manifest(folder, {key: value for key, value in manifest.items() if key != "format"})
 
 
 def _identity(facts: dict[str, Any], ids: Tensor, threshold: float) -> dict[str, Any]:

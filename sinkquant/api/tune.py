@@ -35,13 +35,14 @@ def tune(
 
     None where the logits are something else than the head behind the final norm, so that they cannot be compared.
     """
-    walk = Walk(model, roles, ids, tokens=ids.shape[1])
-    if not _head_is_all(model, roles, Distillation(model, roles, walk, expected), ids[:1, :16]):
+    run = Distillation(model, roles, Walk(model, roles, ids, tokens=ids.shape[1]), expected)
+    if not _head_is_all(model, run, ids[:1, :16]):
         return None
-    return distill(model, roles, walk, expected, held_out, spec, progress)
+    with own_attention(model):
+        return distill(run, held_out, spec, progress)
 
 
-def _head_is_all(model: Any, roles: Roles, run: Distillation, ids: Tensor) -> bool:
+def _head_is_all(model: Any, run: Distillation, ids: Tensor) -> bool:
     seen: list[Tensor] = []
 
     def keep(_module: Any, _arguments: Any, output: Any) -> None:

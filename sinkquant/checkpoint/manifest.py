@@ -26,6 +26,12 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
     (folder / NAME).write_text(text + "\n", encoding="utf-8")
 
 
+def amend_manifest(folder: Path, facts: dict[str, Any]) -> None:
+    """Write the manifest again with `facts` added, and new checksums."""
+    kept = {key: value for key, value in read_manifest(folder).items() if key not in ("format", "files")}
+    write_manifest(folder, kept | facts)
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a checkpoint."""
     path = folder / NAME

@@ -59,7 +59,7 @@ def quantize(
 
     refuse_both(recipe, bits, target)
     # Before torch is imported: a misspelt key need not wait for it.
-    load_recipe(recipe if recipe is not None else candidate(bits, target), overrides or ())
+    checked = load_recipe(recipe if recipe is not None else candidate(bits, target), overrides or ())
     if output is None and not dry_run:
         raise UsageError("no output folder is named: pass -o OUT, or --dry-run to see the plan only.")
 
@@ -72,9 +72,9 @@ def quantize(
                     show(plan_sheet(plan, cost))
 
         result = api.quantize(
-            model, recipe=recipe, bits=bits, target=target, output=output, overrides=overrides or (),
-            calibration=calibration, overwrite=overwrite, dry_run=dry_run, trust_remote_code=trust_remote_code,
-            progress=bars.step, planned=planned,
+            model, recipe=None if recipe is None else checked, bits=bits, target=target, output=output,
+            overrides=overrides or (), calibration=calibration, overwrite=overwrite, dry_run=dry_run,
+            trust_remote_code=trust_remote_code, progress=bars.step, planned=planned,
         )  # fmt: skip
     if json:
         print_json(result)

@@ -50,7 +50,12 @@ def quantize(x: Tensor, scale: Tensor, zero: Tensor | None, grid: Grid) -> Tenso
     q = x / scale
     if zero is not None:
         q = q + zero
-    return round_through(q).clamp(grid.low, grid.high) if q.requires_grad else q.round_().clamp_(grid.low, grid.high)
+    return round_between(q, grid.low, grid.high)
+
+
+def round_between(q: Tensor, low: int, high: int) -> Tensor:
+    """`q` rounded into low … high: in place, or passing its gradient on where it has one."""
+    return round_through(q).clamp(low, high) if q.requires_grad else q.round_().clamp_(low, high)
 
 
 def round_through(q: Tensor) -> Tensor:

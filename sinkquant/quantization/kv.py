@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sinkquant.quantization.grid import round_through
+from sinkquant.quantization.grid import round_between
 
 SMALLEST_SCALE = 2.0**-20
 """Keeps a constant token's scale away from zero, and float16 precise enough for all others."""
@@ -43,9 +43,7 @@ class KVGrid:
         top = 2**self.bits - 1
         low = _half(low)
         scale = _half(((high - low) / top).clamp_min(SMALLEST_SCALE))
-        codes = (x - low) / scale.float()
-        codes = round_through(codes).clamp(0, top) if codes.requires_grad else codes.round_().clamp_(0, top)
-        return codes, scale, low
+        return round_between((x - low) / scale.float(), 0, top), scale, low
 
     def decode(self, codes: Tensor, scale: Tensor, low: Tensor, dtype: torch.dtype) -> Tensor:
         """The inverse of `encode` up to rounding, computed in float32."""
@@ -55,11 +53,6 @@ class KVGrid:
     def fake(self, x: Tensor) -> Tensor:
         """`x` as it comes back from the quantized cache."""
         return self.decode(*self._codes(x), x.dtype)
-
-
-def fake_quantize_kv(x: Tensor, bits: int, clip: float = 1.0) -> Tensor:
-    """`x` (…, d) as it comes back from a quantized cache without offsets."""
-    return KVGrid(bits, clip).fake(x)
 
 
 def _half(x: Tensor) -> Tensor:

@@ -185,11 +185,6 @@ class QuantizedLinear(nn.Module):
         )
 
 
-def float_activation(scheme: LinearScheme) -> LinearScheme:
-    """The same scheme with its inputs left in float (the net for sites that no static range fits)."""
-    return replace(scheme, activation=None)
-
-
 def dynamic_activation(scheme: LinearScheme) -> LinearScheme:
     """The same scheme with one range a token."""
     assert scheme.activation is not None

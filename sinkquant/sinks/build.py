@@ -58,8 +58,9 @@ def build_report(
     rows = probes.rows(Kind.PLAIN.value)
     seen = observe(model, roles, probes.ids, plain=len(rows), progress=progress)
 
-    sweep = sweep_thresholds(seen.residual_ratio[:, rows])
-    threshold = choose_threshold(sweep, agreement(seen.residual_ratio[:, rows], seen.received[:, rows]))
+    ratio = seen.residual_ratio[:, rows]
+    sweep = sweep_thresholds(ratio)
+    threshold = choose_threshold(sweep, agreement(ratio, seen.received[:, rows]))
     positional = is_positional(seen, probes, threshold)
     content = content_sinks(seen, probes, threshold, positional)
     wide = outlier_channels(seen.channels)

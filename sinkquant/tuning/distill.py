@@ -19,7 +19,6 @@ from torch.nn.functional import log_softmax
 from torch.utils.checkpoint import checkpoint
 
 from sinkquant.calibration.walk import Walk
-from sinkquant.models.attention import own_attention
 from sinkquant.models.roles import Roles
 from sinkquant.models.trace import first_tensor
 from sinkquant.recipes.schema import Tuning
@@ -64,7 +63,7 @@ class Distillation:
 
     def _block(self, block: nn.Module, knobs: list[Knob], hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
         def forward(x: Tensor, *turns: Tensor) -> Tensor:
-            values = {knob.name: knob.base + knob.size * turn for knob, turn in zip(knobs, turns, strict=True)}
+            values = {knob.name: knob.value(turn) for knob, turn in zip(knobs, turns, strict=True)}
             output = first_tensor(functional_call(block, values, (x,), arguments))
             assert output is not None
             return output
@@ -77,13 +76,12 @@ class Distillation:
         return (expected.exp() * (expected - got)).sum()
 
 
-def distill(
-    model: Any, roles: Roles, walk: Walk, targets: list[Tensor], held_out: int, spec: Tuning,
-    progress: Callable[[int, int], None],
-) -> Tuned:  # fmt: skip
-    """Turn the knobs on all batches but the last `held_out`, which decide whether the result is kept."""
-    run = Distillation(model, roles, walk, targets)
-    train = len(targets) - held_out
+def distill(run: Distillation, held_out: int, spec: Tuning, progress: Callable[[int, int], None]) -> Tuned:
+    """Turn the knobs on all batches but the last `held_out`, which decide whether the result is kept.
+
+    The model has to run through our attention function for as long as this takes.
+    """
+    train = len(run.targets) - held_out
     turns = [knob.turn for knobs in run.knobs for knob in knobs]
     steps = spec.epochs * train
 
@@ -93,18 +91,17 @@ def distill(
     optimizer = torch.optim.Adam(turns, lr=spec.rate, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     generator = torch.Generator().manual_seed(0)
-    with own_attention(model):
-        before = _mean_loss(run, range(train, len(targets)))
-        done = 0
-        for _ in range(spec.epochs):
-            for batch in torch.randperm(train, generator=generator).tolist():
-                optimizer.zero_grad()
-                run.loss(batch).backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                schedule.step()
-                done += 1
-                progress(done, steps)
-        after = _mean_loss(run, range(train, len(targets)))
+    before = _mean_loss(run, range(train, len(run.targets)))
+    done = 0
+    for _ in range(spec.epochs):
+        for batch in torch.randperm(train, generator=generator).tolist():
+            optimizer.zero_grad()
+            run.loss(batch).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            done += 1
+            progress(done, steps)
+    after = _mean_loss(run, range(train, len(run.targets)))
     if after < before:
         for block, knobs in zip(run.blocks, run.knobs, strict=True):
             write_back(block, knobs)

@@ -26,9 +26,9 @@ class Knob:
     size: Tensor
     turn: Tensor
 
-    def value(self) -> Tensor:
-        """The tensor as it is turned now."""
-        return self.base + self.size * self.turn
+    def value(self, turn: Tensor) -> Tensor:
+        """The tensor with that turn."""
+        return self.base + self.size * turn
 
 
 def block_knobs(block: nn.Module) -> list[Knob]:
@@ -57,4 +57,4 @@ def write_back(block: nn.Module, knobs: list[Knob]) -> None:
     with torch.no_grad():
         for knob in knobs:
             path, _, name = knob.name.rpartition(".")
-            getattr(block.get_submodule(path), name).copy_(knob.value())
+            getattr(block.get_submodule(path), name).copy_(knob.value(knob.turn))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sinkquant.quantization.activations import static_range, token_ranges
 from sinkquant.quantization.grid import Grid, dequantize, fake_quantize, quantize, scale_and_zero
-from sinkquant.quantization.kv import fake_quantize_kv
+from sinkquant.quantization.kv import KVGrid
 from sinkquant.quantization.scheme import ActivationScheme
 
 
@@ -60,7 +60,7 @@ def test_searched_range_beats_the_full_range_when_there_are_outliers() -> None:
 
 def test_kv_grid_keeps_the_ends_of_every_token() -> None:
     x = torch.randn(2, 3, 5, 16)
-    y = fake_quantize_kv(x, 4)
+    y = KVGrid(4).fake(x)
     torch.testing.assert_close(y.amin(-1), x.amin(-1), rtol=2**-11, atol=0)  # both ends are made from float16
     torch.testing.assert_close(y.amax(-1), x.amax(-1), rtol=2**-10, atol=2**-10)
     assert (y - x).abs().max() <= (x.amax(-1) - x.amin(-1)).max() / 30 * 1.02

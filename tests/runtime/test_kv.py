@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from sinkquant.models.attention import AttentionCall, attention_weights
-from sinkquant.quantization.kv import fake_quantize_kv
+from sinkquant.quantization.kv import KVGrid
 from sinkquant.quantization.scheme import KVScheme
 from sinkquant.runtime.kv import KVStage, Versions, keep_recent, prepend
 
@@ -23,7 +23,7 @@ def versions(exact: torch.Tensor, recent: int, new: int) -> Versions:
     """What a cache shows that has stored no more than it must."""
     length = exact.shape[2]
     far, near = max(length - recent, 0), min(recent - 1 + new, length)
-    return Versions(fake_quantize_kv(exact, 2)[:, :, :far], exact[:, :, length - near :], length)
+    return Versions(KVGrid(2).fake(exact)[:, :, :far], exact[:, :, length - near :], length)
 
 
 @pytest.mark.parametrize("recent", [1, 3, 100])
@@ -31,7 +31,7 @@ def versions(exact: torch.Tensor, recent: int, new: int) -> Versions:
 def test_a_cache_that_keeps_little_gives_what_all_versions_give(recent: int, new: int, past: int) -> None:
     mask = torch.ones(new, past + new, dtype=torch.bool).tril(past)[None, None]
     exact = call(length=new, past=past, mask=mask)
-    key, value = (Versions(fake_quantize_kv(x, 2), x, past + new) for x in (exact.key, exact.value))
+    key, value = (Versions(KVGrid(2).fake(x), x, past + new) for x in (exact.key, exact.value))
     expected = keep_recent(exact, key, value, recent)
     made = keep_recent(exact, versions(exact.key, recent, new), versions(exact.value, recent, new), recent)
     outputs = [attention_weights(x) @ x.value.repeat_interleave(2, dim=1) for x in (made, expected)]
@@ -41,7 +41,7 @@ def test_a_cache_that_keeps_little_gives_what_all_versions_give(recent: int, new
 @pytest.mark.parametrize("recent", [1, 3, 100])
 def test_every_query_sees_its_newest_tokens_exactly(recent: int) -> None:
     exact = call()
-    key, value = fake_quantize_kv(exact.key, 2), fake_quantize_kv(exact.value, 2)
+    key, value = KVGrid(2).fake(exact.key), KVGrid(2).fake(exact.value)
     made = keep_recent(exact, Versions(key, exact.key, 9), Versions(value, exact.value, 9), recent)
     weights = attention_weights(made)  # (B, H, T, 2S)
     values = made.value.repeat_interleave(2, dim=1)
@@ -72,7 +72,7 @@ def test_the_prefix_is_neither_quantized_nor_masked() -> None:
     exact = call()
     made = KVStage(KVScheme(4))(module, exact)
     assert torch.equal(made.key[0, :, :3], module.sink_key)
-    assert torch.equal(made.key[:, :, 3:], fake_quantize_kv(exact.key, 4))
+    assert torch.equal(made.key[:, :, 3:], KVGrid(4).fake(exact.key))
     assert made.mask is not None
     assert made.mask[..., :3].all()
     additive = torch.zeros(1, 1, 9, 9).masked_fill(~torch.ones(9, 9, dtype=torch.bool).tril(), -1e30)

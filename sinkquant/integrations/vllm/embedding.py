@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
-from vllm.model_executor.utils import set_weight_attrs
+
+from sinkquant.integrations.vllm.linear import add_parameter
 
 
 class ServedEmbedding(QuantizeMethodBase):
@@ -27,9 +28,7 @@ class ServedEmbedding(QuantizeMethodBase):
         count = sum(output_partition_sizes)
         codes = torch.empty(count, input_size_per_partition, dtype=torch.int8)
         for name, tensor in {"weight": codes, "weight_scale": torch.empty(count, 1, dtype=torch.float32)}.items():
-            parameter = nn.Parameter(tensor, requires_grad=False)
-            set_weight_attrs(parameter, {"input_dim": 1, "output_dim": 0, **extra})
-            layer.register_parameter(name, parameter)
+            add_parameter(layer, name, tensor, {"input_dim": 1, "output_dim": 0, **extra})
         layer.row_dtype = params_dtype
 
     def embedding(self, layer: Any, ids: Tensor) -> Tensor:  # type: ignore[override]

@@ -61,9 +61,11 @@ class ServedLinear(LinearMethodBase):
             raise SinkquantError("sink-aware checkpoints are not split over devices: use --tensor-parallel-size 1.")
         layer.logical_widths, layer.row_dtype = output_partition_sizes, params_dtype
         for name, tensor in self._rows(output_size, input_size, params_dtype).items():
-            _add(layer, name, tensor, {"output_dim": 0, **({"input_dim": 1} if tensor.dim() > 1 else {}), **extra})
+            add_parameter(
+                layer, name, tensor, {"output_dim": 0, **({"input_dim": 1} if tensor.dim() > 1 else {}), **extra}
+            )
         for name, tensor in self._shared(input_size).items():
-            _add(layer, name, tensor, {"ignore_warning": True, **extra})
+            add_parameter(layer, name, tensor, {"ignore_warning": True, **extra})
 
     def _rows(self, rows: int, width: int, dtype: torch.dtype) -> dict[str, Tensor]:
         if self.scheme.weight is None:
@@ -147,7 +149,8 @@ def quantized_input(x: Tensor, scheme: LinearScheme, layer: Any) -> Tensor:
     return rounded if inputs.route is None else torch.where((x.abs().amax(-1) > layer.limit)[..., None], x, rounded)
 
 
-def _add(layer: nn.Module, name: str, tensor: Tensor, attributes: dict[str, Any]) -> None:
+def add_parameter(layer: nn.Module, name: str, tensor: Tensor, attributes: dict[str, Any]) -> None:
+    """Register `tensor` with the attributes that vLLM's loaders read."""
     parameter = nn.Parameter(tensor, requires_grad=False)
     set_weight_attrs(parameter, attributes)
     layer.register_parameter(name, parameter)
