@@ -26,13 +26,17 @@ from eval.runs import ASSETS, RESULTS, Row, weight_bytes, write
 from sinkquant.recipes.plain import TO_NEAREST
 
 PREFILL, PROMPT, NEW, BATCH, REPEATS = 512, 32, 24, 8, 5
+KV4 = ("kv_cache.bits=4", "kv_cache.recent=128")
 CALIBRATION = ("calibration.sequences=2", "calibration.length=128", "sinks.exclude=false", "weights.clip=none")
 STATIC = ("sinks.prefix=[1]", "activations.clip=none")
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A way to run the model: itself, after a recipe, or quantized on loading by another `package`."""
+    """A way to run the model: itself, after a recipe, or quantized on loading by another `package`.
+
+    `cache`: transformers' default, its QuantizedCache (with a backend of `package`), or ours.
+    """
 
     name: str
     dtype: str
@@ -40,6 +44,7 @@ class Contender:
     overrides: tuple[str, ...] = ()
     execution: str = "auto"
     package: str | None = None
+    cache: str = "default"
 
 
 CONTENDERS = (
@@ -51,6 +56,8 @@ CONTENDERS = (
     Contender("w4a16", "float32", "w4a16", (*CALIBRATION, *TO_NEAREST)),
     Contender("w4a16, bfloat16", "bfloat16", "w4a16", (*CALIBRATION, *TO_NEAREST)),
     Contender("w8a8, reference", "float32", "w8a8", CALIBRATION, "reference"),
+    Contender("kv4, SinkCache", "float32", "kv4", (*CALIBRATION, *KV4, "sinks.prefix=[1]"), cache="sink"),
+    Contender("QuantizedCache, 4 bits", "float32", package="optimum.quanto", cache="quantized"),
     Contender("torchao int8", "float32", package="torchao"),
     Contender("quanto int8", "float32", package="optimum.quanto"),
 )
@@ -71,21 +78,32 @@ def load(contender: Contender, folder: Path) -> Any:
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig  # type: ignore[import-not-found]
 
         config = TorchAoConfig(Int8DynamicActivationInt8WeightConfig())
-    elif contender.package is not None:
+    elif contender.package is not None and contender.cache == "default":
         config = QuantoConfig(weights="int8")
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, quantization_config=config).eval()
 
 
+def make_cache(contender: Contender, model: Any) -> Any:
+    """An empty cache as the contender wants it."""
+    from transformers import DynamicCache, QuantizedCache
+
+    import sinkquant
+
+    if contender.cache == "sink":
+        return sinkquant.SinkCache(model)
+    if contender.cache == "quantized":
+        return QuantizedCache("quanto", model.config, nbits=4, residual_length=128)
+    return DynamicCache(config=model.config)
+
+
 def measure(contender: Contender, folder: Path) -> Row:
     """Seconds and bytes; meant for a fresh process, whose peak memory is its own."""
-    import psutil
     import torch
-    import transformers  # noqa: F401
 
-    import sinkquant.api.load  # noqa: F401
     from sinkquant.api.stages import peak_memory
 
-    empty = psutil.Process().memory_info().rss
+    warm_up()
+    empty = peak_memory()
     start = time.perf_counter()
     model = load(contender, folder)
     seconds = {"load": time.perf_counter() - start}
@@ -93,10 +111,38 @@ def measure(contender: Contender, folder: Path) -> Row:
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.randint(vocabulary, (BATCH, PREFILL), generator=draw)
     with torch.inference_mode():
-        seconds["prefill"] = best(lambda: model(input_ids=ids[:1], use_cache=True, logits_to_keep=1))
-        for rows in (1, BATCH):
-            seconds[f"decode {rows}"] = decode(model, ids[:rows, :PROMPT])
-    return {"seconds": seconds, "peak_bytes": peak_memory() - empty}
+        seconds["prefill"] = best(lambda: prefill(model, ids[:1], make_cache(contender, model)))
+        for rows, behind in ((1, PROMPT), (1, PREFILL), (BATCH, PROMPT)):
+            name = f"decode {rows}" + (f" behind {behind}" if behind != PROMPT else "")
+            seconds[name] = decode(model, ids[:rows, :behind], make_cache(contender, model))
+    return {"seconds": seconds, "peak_bytes": peak_memory() - empty, "cache_bytes": cache_bytes(model)}
+
+
+def warm_up() -> None:
+    """Import everything and run a tiny model, so that the libraries' own memory is there before it is measured."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    import sinkquant.api.load  # noqa: F401
+
+    size = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
+    with torch.inference_mode():
+        LlamaForCausalLM(LlamaConfig(vocab_size=64, **size)).generate(
+            torch.zeros(1, 8, dtype=torch.int64), max_new_tokens=2, pad_token_id=0
+        )
+
+
+def prefill(model: Any, ids: Any, cache: Any) -> Any:
+    """Read `ids` (sequences, tokens) into `cache`, with the logits of the last."""
+    return model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+
+
+def cache_bytes(model: Any) -> int:
+    """Bytes of the keys and values of the longest text that is measured, in the model's dtype."""
+    config = model.config.get_text_config()
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    values = 2 * config.num_hidden_layers * config.num_key_value_heads * size
+    return int(max(PREFILL + NEW, BATCH * (PROMPT + NEW)) * values * model.dtype.itemsize)
 
 
 def best(call: Callable[[], Any]) -> float:
@@ -109,9 +155,9 @@ def best(call: Callable[[], Any]) -> float:
     return min(times)
 
 
-def decode(model: Any, ids: Any) -> float:
+def decode(model: Any, ids: Any, cache: Any) -> float:
     """Seconds a step of greedy decoding after a prompt `ids` (sequences, tokens): the median of its steps."""
-    out = model(input_ids=ids, use_cache=True)
+    out = prefill(model, ids, cache)
     times = []
     for _ in range(NEW):
         start = time.perf_counter()
@@ -133,7 +179,7 @@ def markdown(result: Row) -> str:
     """Ratios to float32 and bfloat16 above one: faster or smaller."""
     rows = result["rows"]
     quantities = list(rows["float32"]["seconds"])
-    heads = [*(f"{name}, ms" for name in quantities), "peak memory", "on disk"]
+    heads = [*(f"{name}, ms" for name in quantities), "peak memory", "of disk and cache", "on disk"]
     lines = [
         "# Speed", "",
         f"{result['model']} on {result['threads']} threads of {result['machine']}. In brackets: how many times as "
@@ -146,12 +192,14 @@ def markdown(result: Row) -> str:
             value = row["seconds"][quantity]
             ratios = " / ".join(f"{rows[base]['seconds'][quantity] / value:.2f}" for base in ("float32", "bfloat16"))
             cells.append(f"{value * 1e3:.1f} ({ratios})")
-        cells += [f"{row['peak_bytes'] / 1e6:.0f} MB", f"{row['bytes'] / 1e6:.0f} MB"]
+        share = row["peak_bytes"] / (row["bytes"] + row["cache_bytes"])
+        cells += [f"{row['peak_bytes'] / 1e6:.0f} MB", f"{share:.2f}", f"{row['bytes'] / 1e6:.0f} MB"]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines += [
         "", f"Prefill: {PREFILL} tokens at once, logits of the last; decode: one step for that many sequences, behind "
-        f"{PROMPT} tokens; peak memory: above the process with everything imported, after all of it. "
+        f"{PROMPT} tokens unless stated; peak memory: of all of it, above that of the process after a tiny model; its "
+        "share of the weight files and the longest cache in the model's dtype stands beside it. "
         f"{result['rounds']} rounds in turn, best of each. {versions}.",
         *(f"Left out: {name}." for name in result["missing"]),
     ]  # fmt: skip

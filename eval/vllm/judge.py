@@ -88,6 +88,12 @@ CHECKS: dict[str, tuple[str, Callable[[Figures], bool]]] = {
         "int8 linears", lambda f: f["linears"] > 0 and f["largest error"] <= 1e-6),
     "w8a8-static: perplexity within 2 % of our runtime": (
         "w8a8-static", lambda f: abs(f["off"]) <= 0.02),
+    "the same with routed tokens": (
+        "w8a8-static, routed", lambda f: abs(f["off"]) <= 0.02),
+    "w4a8kv4: perplexity within 2 % of our runtime": (
+        "w4a8kv4", lambda f: abs(f["off"]) <= 0.02),
+    "w4a4kv4: perplexity within 2 % of our runtime": (
+        "w4a4kv4", lambda f: abs(f["off"]) <= 0.02),
     "the same with torch.compile": (
         "w8a8-static, compiled", lambda f: abs(f["off"]) <= 0.02),
     "kv4, rounded in vLLM's float cache: perplexity within 2 % of our runtime": (

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -39,5 +40,9 @@ class Stages:
 
 def peak_memory() -> int:
     """Largest resident size of this process so far, bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # `getrusage` would give a child at least the size that its parent had when it was started
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
