@@ -111,11 +111,18 @@ def measure(contender: Contender, folder: Path) -> Row:
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.randint(vocabulary, (BATCH, PREFILL), generator=draw)
     with torch.inference_mode():
+        for rows in (1, BATCH):
+            seconds[f"decode {rows}"] = decode(model, ids[:rows, :PROMPT], make_cache(contender, model))
+        generating = peak_memory() - empty
+        seconds[f"decode 1 behind {PREFILL}"] = decode(model, ids[:1], make_cache(contender, model))
         seconds["prefill"] = best(lambda: prefill(model, ids[:1], make_cache(contender, model)))
-        for rows, behind in ((1, PROMPT), (1, PREFILL), (BATCH, PROMPT)):
-            name = f"decode {rows}" + (f" behind {behind}" if behind != PROMPT else "")
-            seconds[name] = decode(model, ids[:rows, :behind], make_cache(contender, model))
-    return {"seconds": seconds, "peak_bytes": peak_memory() - empty, "cache_bytes": cache_bytes(model)}
+    cache = BATCH * (PROMPT + NEW) * token_bytes(model)
+    return {
+        "seconds": seconds,
+        "generating_bytes": generating,
+        "cache_bytes": cache,
+        "peak_bytes": peak_memory() - empty,
+    }
 
 
 def warm_up() -> None:
@@ -137,12 +144,11 @@ def prefill(model: Any, ids: Any, cache: Any) -> Any:
     return model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
 
-def cache_bytes(model: Any) -> int:
-    """Bytes of the keys and values of the longest text that is measured, in the model's dtype."""
+def token_bytes(model: Any) -> int:
+    """Bytes of a token's keys and values in the model's dtype."""
     config = model.config.get_text_config()
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    values = 2 * config.num_hidden_layers * config.num_key_value_heads * size
-    return int(max(PREFILL + NEW, BATCH * (PROMPT + NEW)) * values * model.dtype.itemsize)
+    return int(2 * config.num_hidden_layers * config.num_key_value_heads * size * model.dtype.itemsize)
 
 
 def best(call: Callable[[], Any]) -> float:
@@ -172,14 +178,15 @@ def merge(old: Row | None, new: Row) -> Row:
     if old is None:
         return new
     seconds = {name: min(value, old["seconds"][name]) for name, value in new["seconds"].items()}
-    return new | {"seconds": seconds, "peak_bytes": min(old["peak_bytes"], new["peak_bytes"])}
+    peaks = {name: min(new[name], old[name]) for name in ("generating_bytes", "peak_bytes")}
+    return new | {"seconds": seconds} | peaks
 
 
 def markdown(result: Row) -> str:
     """Ratios to float32 and bfloat16 above one: faster or smaller."""
     rows = result["rows"]
     quantities = list(rows["float32"]["seconds"])
-    heads = [*(f"{name}, ms" for name in quantities), "peak memory", "of disk and cache", "on disk"]
+    heads = [*(f"{name}, ms" for name in quantities), "on disk", "generating", "with prefill"]
     lines = [
         "# Speed", "",
         f"{result['model']} on {result['threads']} threads of {result['machine']}. In brackets: how many times as "
@@ -192,14 +199,16 @@ def markdown(result: Row) -> str:
             value = row["seconds"][quantity]
             ratios = " / ".join(f"{rows[base]['seconds'][quantity] / value:.2f}" for base in ("float32", "bfloat16"))
             cells.append(f"{value * 1e3:.1f} ({ratios})")
-        share = row["peak_bytes"] / (row["bytes"] + row["cache_bytes"])
-        cells += [f"{row['peak_bytes'] / 1e6:.0f} MB", f"{share:.2f}", f"{row['bytes'] / 1e6:.0f} MB"]
+        share = row["generating_bytes"] / (row["bytes"] + row["cache_bytes"])
+        cells += [f"{row['bytes'] / 1e6:.0f} MB", f"{row['generating_bytes'] / 1e6:.0f} MB ({share:.2f})"]
+        cells.append(f"{row['peak_bytes'] / 1e6:.0f} MB")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines += [
         "", f"Prefill: {PREFILL} tokens at once, logits of the last; decode: one step for that many sequences, behind "
-        f"{PROMPT} tokens unless stated; peak memory: of all of it, above that of the process after a tiny model; its "
-        "share of the weight files and the longest cache in the model's dtype stands beside it. "
+        f"{PROMPT} tokens unless stated. Generating: peak memory of loading and of decoding behind {PROMPT} tokens, "
+        "above that of the process after a tiny model, and its share of weight files and cache (in the model's dtype); "
+        f"with prefill: the same after reading {PREFILL} tokens at once. "
         f"{result['rounds']} rounds in turn, best of each. {versions}.",
         *(f"Left out: {name}." for name in result["missing"]),
     ]  # fmt: skip
