@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sinkquant.api.budget import TOKENS
 from sinkquant.api.plan import Plan, Shapes
 
 PASSES = {"kv": 0.0, "rtn": 1.0, "static": 3.4, "gptq": 3.4}  # forward passes of the blocks
@@ -28,6 +29,8 @@ def estimate(plan: Plan, shapes: Shapes, tokens: int) -> Estimate:
     inside = sum(shapes[name][0] * shapes[name][1] for name in plan.linears)
     total = sum(out * width for out, width in _matrices(plan, shapes).values())
     work = 2.0 * inside * tokens * PASSES[_kind(plan)] * OVERHEAD
+    if plan.recipe.weights.budget is not None:  # from every site on, half of the blocks on average, and the head
+        work += len(plan.linears) / 2 * TOKENS * (inside + 2.0 * (total - inside))
     widest = max(shapes[name][1] for name in plan.linears)
     narrow = min(shapes[name][1] for name in plan.linears)
     activations = 4.0 * tokens * (3 * widest + 2 * narrow)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 from sinkquant.errors import UsageError
 from sinkquant.models.roles import Block, Roles, SiteKind
@@ -47,8 +47,21 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
         bits[roles.head] = recipe.weights.head_bits
     cache = recipe.kv_cache
     kv = KVScheme(cache.bits, cache.recent, rotations.keys and not cache.balance, balance=cache.balance)
-    size = sum(_bytes(bits[name], shapes[name], linears.get(name)) for name in bits)
+    size = _size(bits, shapes, linears) + _spendable(recipe, shapes, linears)
     return Plan(recipe, prefix, rotations, linears, kv, bits, size, tuple(dict.fromkeys(notes)))
+
+
+def raised(plan: Plan, names: Collection[str], shapes: Shapes, note: str) -> Plan:
+    """The plan with the weights of the linears `names` at 8 bits, all else as it was, and one more note."""
+    words = plan.recipe.target == "portable"  # int8 weights are for int8 inputs there
+    linears = dict(plan.linears)
+    for name in names:
+        weight = linears[name].weight
+        assert weight is not None
+        linears[name] = replace(linears[name], weight=replace(weight, bits=8, words=words))
+    bits = {**plan.bits, **dict.fromkeys(names, 8)}
+    size = _size(bits, shapes, linears)
+    return replace(plan, linears=linears, bits=bits, bytes=size, notes=(*plan.notes, note))
 
 
 def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Rotations:
@@ -126,6 +139,18 @@ def _group_size(wanted: int | None, width: int, notes: list[str]) -> int | None:
         )
     notes.append(f"groups of {power} instead of {wanted} where the width is {width}, which {wanted} does not divide")
     return power
+
+
+def _size(bits: Mapping[str, int], shapes: Shapes, linears: Mapping[str, LinearScheme]) -> int:
+    return sum(_bytes(bits[name], shapes[name], linears.get(name)) for name in bits)
+
+
+def _spendable(recipe: Recipe, shapes: Shapes, linears: Mapping[str, LinearScheme]) -> int:
+    """Bytes that the budget will add, at most."""
+    if recipe.weights.budget is None:
+        return 0
+    weights = sum(shapes[name][0] * shapes[name][1] for name in linears)
+    return int(weights * (recipe.weights.budget - recipe.weights.bits) / 8)
 
 
 def _bytes(bits: int, shape: tuple[int, int], scheme: LinearScheme | None) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.api.blocks import quantize_blocks
+from sinkquant.api.budget import spend_budget
 from sinkquant.api.detect import detect_loaded
 from sinkquant.api.estimate import Estimate, estimate
 from sinkquant.api.export import export
@@ -175,6 +176,15 @@ def run(
         "rotations": vars(plan.rotations),
     }  # fmt: skip
     ids, held_ids = (with_bos(part, begins) for part in (text, held_out))
+    figures: dict[str, Any] = {"transform_error": exactness}
+    store = ResumeStore(_identity(facts, ids, threshold))
+    if chosen.weights.budget is not None:
+        with stages("sensitivity", steps=True):
+            plan, figures["sensitivity"] = spend_budget(
+                network, roles, plan, _shapes(network, roles), ids, threshold, store,
+                lambda d, t: tell("sensitivity", d, t),
+            )  # fmt: skip
+        facts["notes"] = list(plan.notes)
     tuning = chosen.tuning
     if tuning.epochs:
         with stages("targets"):
@@ -182,11 +192,9 @@ def run(
             tuned_on = torch.cat([pieces(ids, tuning.length), tuned_held])
             expected_states = targets(network, roles, tuned_on)
     with stages("quantize", steps=True):
-        store = ResumeStore(_identity(facts, ids, threshold))
         quantize_blocks(network, roles, plan, ids, threshold, store, lambda d, t: tell("quantize", d, t))
         _quantize_ends(network, roles, plan)
     gc.collect()
-    figures: dict[str, Any] = {"transform_error": exactness}
     if tuning.epochs:
         with stages("tune", steps=True):
             tuned = tune(

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sinkquant.calibration.walk import Walk, run_block
 from sinkquant.models.attention import own_attention
 from sinkquant.models.roles import Roles
-from sinkquant.models.trace import first_tensor
 from sinkquant.recipes.schema import Tuning
 from sinkquant.tuning.distill import Distillation, Tuned, distill
 
@@ -36,24 +34,7 @@ def tune(
     None where the logits are something else than the head behind the final norm, so that they cannot be compared.
     """
     run = Distillation(model, roles, Walk(model, roles, ids, tokens=ids.shape[1]), expected)
-    if not _head_is_all(model, run, ids[:1, :16]):
+    if not run.head.is_all(ids[:1, :16]):
         return None
     with own_attention(model):
         return distill(run, held_out, spec, progress)
-
-
-def _head_is_all(model: Any, run: Distillation, ids: Tensor) -> bool:
-    seen: list[Tensor] = []
-
-    def keep(_module: Any, _arguments: Any, output: Any) -> None:
-        hidden = first_tensor(output)
-        assert hidden is not None
-        seen.append(hidden)
-
-    hook = run.blocks[-1].register_forward_hook(keep)
-    try:
-        with torch.no_grad(), own_attention(model):
-            logits = model(input_ids=ids, use_cache=False).logits
-            return torch.allclose(run.logits(seen[0]), logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
-    finally:
-        hook.remove()

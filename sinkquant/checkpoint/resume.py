@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,17 @@ class ResumeStore:
         partial.write_text(str(index + 1))
         partial.rename(self.folder / "finished")
         (self.folder / f"{index - 1}-{HIDDEN}").unlink(missing_ok=True)
+
+    def remember(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives (JSON-ready), made once: an interrupted run goes on with the same."""
+        path = self.folder / f"{name}.json"
+        if not path.is_file():
+            text = json.dumps(make())
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            partial.write_text(text)
+            partial.rename(path)
+        return json.loads(path.read_text())
 
     def block(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors and facts of a finished block."""

@@ -30,6 +30,8 @@ def _plan_rows(plan: Plan) -> Iterator[tuple[str, Any]]:
     yield "recipe", f"{plan.recipe.name} ({plan.recipe.target})"
     for what, kinds in _linears_by_treatment(plan).items():
         yield ", ".join(kinds), what
+    if plan.recipe.weights.budget is not None:
+        yield "budget", f"{plan.recipe.weights.budget:g} bits a weight; what is raised to 8 bits is measured first"
     for name, bits in plan.bits.items():
         if name not in plan.linears:  # the embedding and the head
             yield _kind(name), f"weights {_bits(bits)}"

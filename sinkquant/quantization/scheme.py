@@ -10,12 +10,16 @@ from sinkquant.quantization.grid import Grid
 
 @dataclass(frozen=True)
 class WeightScheme:
-    """Weights of one linear: one scale a channel, or one a group of `group_size` inputs."""
+    """Weights of one linear: one scale a channel, or one a group of `group_size` inputs.
+
+    `words`: 8 bits are packed as well, as engines want weights whose inputs stay in float.
+    """
 
     bits: int
     symmetric: bool = True
     group_size: int | None = None
     limit: int | None = None
+    words: bool = False
 
     @property
     def grid(self) -> Grid:
@@ -25,7 +29,7 @@ class WeightScheme:
     @property
     def packed(self) -> bool:
         """True if the codes are packed into int32 words, False if they are stored as int8."""
-        return self.bits < 8
+        return self.bits < 8 or self.words
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,12 @@ def check(recipe: Recipe) -> None:
 
 def problems(recipe: Recipe) -> tuple[str, ...]:
     """Every contradiction between sections, as a sentence with its remedy."""
-    found = (_rotation_without_folding(recipe), _limit_without_int8(recipe), _not_portable(recipe))
+    found = (
+        _rotation_without_folding(recipe),
+        _limit_without_int8(recipe),
+        _budget_without_room(recipe),
+        _not_portable(recipe),
+    )
     return tuple(sentence for sentence in found if sentence)
 
 
@@ -46,8 +51,10 @@ def portable_fixes(recipe: Recipe) -> dict[str, object]:
     }
     if recipe.activations.bits == 16 and recipe.weights.bits != 8:
         needs |= {"weights.bits": 4}
+        if recipe.weights.budget is not None and recipe.weights.budget <= 4:
+            needs |= {"weights.budget": None}
     else:
-        needs |= {"weights.bits": 8, "weights.group_size": None}
+        needs |= {"weights.bits": 8, "weights.group_size": None, "weights.budget": None}
         needs |= {"activations.bits": 8, "activations.symmetric": True}
     return {key: value for key, value in needs.items() if attrgetter(key)(recipe) != value}
 
@@ -80,3 +87,18 @@ def _limit_without_int8(recipe: Recipe) -> str | None:
             "set weights.limit=null or weights.bits=8."
         )
     return None
+
+
+def _budget_without_room(recipe: Recipe) -> str | None:
+    budget, bits = recipe.weights.budget, recipe.weights.bits
+    if budget is None or (bits < budget and bits < 8):
+        return None
+    if bits >= 8:
+        return (
+            f"weights.budget raises some linears to 8 bits but weights.bits is {bits}: "
+            "set weights.budget=null or weights.bits=4."
+        )
+    return (
+        f"weights.budget is {budget:g} but weights.bits is {bits} already: "
+        f"set weights.budget above {bits} and at most 8, or to null."
+    )

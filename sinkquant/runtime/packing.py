@@ -1,6 +1,6 @@
 """Codes to stored tensors and back, in the layouts of compressed-tensors.
 
-Below 8 bits: `weight_packed` int32 (out, ⌈in·bits/32⌉) and `weight_shape` (2,). At 8 bits: `weight` int8 (out, in).
+Packed: `weight_packed` int32 (out, ⌈in·bits/32⌉) and `weight_shape` (2,). 8 bits, otherwise: `weight` int8 (out, in).
 `weight_scale` (out, groups) float32; `weight_zero_point` only on asymmetric grids: packed along the output, or int8.
 A cache's codes are packed into bytes instead, which can grow token by token.
 """

@@ -37,4 +37,6 @@ def _scheme(group: dict[str, Any]) -> LinearScheme:
         activation = ActivationScheme(
             inputs["num_bits"], "dynamic" if inputs["dynamic"] else "static", inputs["symmetric"]
         )
-    return LinearScheme(WeightScheme(weights["num_bits"], weights["symmetric"], weights.get("group_size")), activation)
+    bits, packed = weights["num_bits"], group["format"] == "pack-quantized"
+    weight = WeightScheme(bits, weights["symmetric"], weights.get("group_size"), words=packed and bits == 8)
+    return LinearScheme(weight, activation)

@@ -15,16 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import log_softmax
 from torch.utils.checkpoint import checkpoint
 
 from sinkquant.calibration.walk import Walk
+from sinkquant.models.head import ROWS, Head
 from sinkquant.models.roles import Roles
 from sinkquant.models.trace import first_tensor
 from sinkquant.recipes.schema import Tuning
 from sinkquant.tuning.knobs import Knob, block_knobs, write_back
 
-ROWS = 256  # tokens whose logits exist at a time
 WARM_UP, FINAL = 5, 0.1  # steps to the full rate; its share at the end (cosine in between)
 
 
@@ -45,8 +44,7 @@ class Distillation:
         self.walk, self.targets = walk, targets
         self.blocks = [model.get_submodule(block.name) for block in roles.blocks]
         self.knobs = [block_knobs(block) for block in self.blocks]
-        self.head = model.get_submodule(roles.head) if roles.head is not None else nn.Identity()
-        self.norm = model.get_submodule(roles.final_norm.name) if roles.final_norm is not None else nn.Identity()
+        self.head = Head(model, roles)
 
     def loss(self, batch: int) -> Tensor:
         """Mean KL in nats a token on one batch."""
@@ -54,12 +52,8 @@ class Distillation:
         for index, (block, knobs) in enumerate(zip(self.blocks, self.knobs, strict=True)):
             hidden = self._block(block, knobs, hidden, self.walk.arguments(index)[batch])
         pairs = zip(hidden.flatten(0, 1).split(ROWS), self.targets[batch].flatten(0, 1).split(ROWS), strict=True)
-        total = torch.stack([checkpoint(self._divergence, *pair, use_reentrant=False) for pair in pairs]).sum()
+        total = torch.stack([checkpoint(self.head.divergence, *pair, use_reentrant=False) for pair in pairs]).sum()
         return total / self.targets[batch].shape[:2].numel()
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(…, D) behind the last block -> (…, vocabulary)."""
-        return self.head(self.norm(hidden)).float()
 
     def _block(self, block: nn.Module, knobs: list[Knob], hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
         def forward(x: Tensor, *turns: Tensor) -> Tensor:
@@ -69,11 +63,6 @@ class Distillation:
             return output
 
         return checkpoint(forward, hidden, *(knob.turn for knob in knobs), use_reentrant=False)
-
-    def _divergence(self, hidden: Tensor, target: Tensor) -> Tensor:
-        """Sum of KL over rows (n, D)."""
-        expected, got = (log_softmax(self.logits(x), -1) for x in (target, hidden))
-        return (expected.exp() * (expected - got)).sum()
 
 
 def distill(run: Distillation, held_out: int, spec: Tuning, progress: Callable[[int, int], None]) -> Tuned:

@@ -22,6 +22,7 @@ VALUES = [
     ("weights.group_size=0", "weights.group_size is 0 but must be a whole number of at least 1 or null."),
     ("weights.group_size=none", "weights.group_size is none but must be a whole number of at least 1 or null."),
     ("weights.limit=128", "weights.limit is 128 but must be a whole number of at least 1 and at most 127 or null."),
+    ("weights.budget=9", "weights.budget is 9 but must be a number above 2 and at most 8 or null."),
     ("weights.damping=0", "weights.damping is 0 but must be a number above 0 and at most 1."),
     ("weights.damping=.nan", "weights.damping is nan but must be a number above 0 and at most 1."),
     ("export.shard_size=five", "export.shard_size is five but must be text such as 5GB."),
@@ -29,7 +30,7 @@ VALUES = [
     ("calibration.source=''", "calibration.source is '' but must be text that is not empty."),
     (
         "weights=4",
-        "weights is 4 but must be a section with the keys bits, group_size, symmetric, method, clip, damping, "
+        "weights is 4 but must be a section with the keys bits, budget, group_size, symmetric, method, clip, damping, "
         "sweeps, act_order, head_bits, embedding_bits and limit.",
     ),
     *(

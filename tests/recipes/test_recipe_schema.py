@@ -39,6 +39,7 @@ def weights(draw: st.DrawFn) -> Weights:
     bits = draw(choices(Weights, "bits"))
     return Weights(
         bits=bits,
+        budget=draw(st.none() | st.floats(bits, 8, exclude_min=True)) if bits < 8 else None,
         group_size=draw(st.none() | st.integers(1, 4096)),
         symmetric=draw(st.booleans()),
         method=draw(choices(Weights, "method")),
@@ -145,8 +146,8 @@ def test_digest_is_the_hash_of_canonical_json() -> None:
 
 
 def test_digest_changes_with_any_value() -> None:
-    variants: list[list[str]] = [[], ["weights.damping=0.02"], ["effort=best"]]
-    assert len({load_recipe("w4a16", overrides).digest() for overrides in variants}) == 3
+    variants: list[list[str]] = [[], ["weights.damping=0.02"], ["effort=best"], ["weights.budget=5"]]
+    assert len({load_recipe("w4a16", overrides).digest() for overrides in variants}) == 4
 
 
 def test_a_recipe_is_frozen_and_hashable() -> None:

@@ -55,6 +55,7 @@ def test_target_sink_aware_is_a_remedy(name: str, overrides: list[str], message:
         ("w8a8", ["activations.mode=static"]),
         ("w8a8", ["weights.limit=63"]),
         ("w4a16", ["weights.group_size=null"]),
+        ("w4a16", ["weights.budget=5"]),
         ("w4a16", ["transforms={fold_norms: false, r1: false, r2: false}"]),
         ("w4a4kv4", ["sinks.prefix=none", "sinks.exclude=false"]),
     ],
@@ -77,6 +78,28 @@ def test_a_limit_needs_int8_weights() -> None:
     assert str(caught.value) == (
         "weights.limit is for 8-bit weights but weights.bits is 4: set weights.limit=null or weights.bits=8."
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        (
+            "w8a8",
+            ["weights.budget=8"],
+            "weights.budget raises some linears to 8 bits but weights.bits is 8: "
+            "set weights.budget=null or weights.bits=4 (and 1 more).",
+        ),
+        (
+            "w4a8kv4",
+            ["weights.budget=4"],
+            "weights.budget is 4 but weights.bits is 4 already: set weights.budget above 4 and at most 8, or to null.",
+        ),
+    ],
+)
+def test_a_budget_needs_room(name: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(name, overrides)
+    assert str(caught.value) == message
 
 
 def test_several_contradictions_are_counted() -> None:

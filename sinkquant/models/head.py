@@ -1,0 +1,50 @@
+"""From what the last block gives to predictions: final norm, head, and how far two predictions are apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+
+from sinkquant.models.attention import own_attention
+from sinkquant.models.roles import Roles
+from sinkquant.models.trace import first_tensor
+
+ROWS = 256  # tokens whose logits exist at a time
+
+
+class Head:
+    """The end of a model, for hidden states of its last block."""
+
+    def __init__(self, model: Any, roles: Roles) -> None:
+        self.model, self.last = model, model.get_submodule(roles.blocks[-1].name)
+        self.head = model.get_submodule(roles.head) if roles.head is not None else nn.Identity()
+        self.norm = model.get_submodule(roles.final_norm.name) if roles.final_norm is not None else nn.Identity()
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(…, D) behind the last block -> (…, vocabulary)."""
+        return self.head(self.norm(hidden)).float()
+
+    def divergence(self, hidden: Tensor, target: Tensor) -> Tensor:
+        """KL(`target` ‖ `hidden`) in nats, summed over rows: (…, n, D) against (n, D) gives (…)."""
+        expected, got = (log_softmax(self.logits(x), -1) for x in (target, hidden))
+        return (expected.exp() * (expected - got)).sum((-2, -1))
+
+    def is_all(self, ids: Tensor) -> bool:
+        """Whether `logits` are the model's own on tokens `ids` (B, T): some models cap or scale them afterwards."""
+        seen: list[Tensor] = []
+
+        def keep(_module: Any, _arguments: Any, output: Any) -> None:
+            hidden = first_tensor(output)
+            assert hidden is not None
+            seen.append(hidden)
+
+        hook = self.last.register_forward_hook(keep)
+        try:
+            with torch.no_grad(), own_attention(self.model):
+                logits = self.model(input_ids=ids, use_cache=False).logits
+                return torch.allclose(self.logits(seen[0]), logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
+        finally:
+            hook.remove()
