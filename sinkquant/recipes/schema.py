@@ -155,7 +155,7 @@ class Recipe(Section):
     )
     effort: Literal["fast", "default", "best"] = Field(
         default="default",
-        description="fast leaves out coordinate descent, best reads 32 sequences and tunes on them; keys that are set win.",
+        description="fast leaves out coordinate descent, best tunes on 32 sequences; keys that are set win.",
     )
     sinks: Sinks = Field(default=Sinks(), description="Sink tokens.")
     transforms: Transforms = Field(description="Exact changes before quantization.")
