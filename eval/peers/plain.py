@@ -1,0 +1,23 @@
+"""Models as plain transformers loads them: float32, and quantized as their config.json says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def load(folder: Path) -> Any:
+    """The causal language model of a folder, its unquantized tensors in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def run(model: Any, windows: Any) -> None:
+    """Show a model all windows (N, T), one by one."""
+    import torch
+
+    with torch.no_grad():
+        for ids in windows:
+            model(input_ids=ids[None], use_cache=False)
