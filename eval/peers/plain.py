@@ -11,7 +11,10 @@ def load(folder: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():  # compressed-tensors unpacks at the first call of the whole model, not of its parts
+        model(input_ids=torch.zeros(1, 1, dtype=torch.int64), use_cache=False)
+    return model
 
 
 def run(model: Any, windows: Any) -> None:
