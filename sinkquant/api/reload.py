@@ -1,13 +1,12 @@
-"""What `verify` runs in a process of its own: load a checkpoint, take its probe, print it as JSON.
+"""What `verify` runs in a process of its own: load a checkpoint, take its probe, write it as JSON.
 
-python -m sinkquant.api.reload FOLDER transformers|vllm
+python -m sinkquant.api.reload FOLDER transformers|vllm ANSWER.json
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +39,13 @@ RUNTIMES = {"transformers": in_transformers, "vllm": in_vllm}
 
 
 def main() -> None:
-    """One JSON object on stdout: the probe, or the sentence of an expected error."""
-    folder, runtime = Path(sys.argv[1]), sys.argv[2]
-    with redirect_stdout(sys.stderr):
-        try:
-            answer = RUNTIMES[runtime](folder, read_manifest(folder)["probe"]["ids"])
-        except SinkquantError as error:
-            answer = {"error": str(error)}
-    print(json.dumps(answer))
+    """One JSON object in a file (engines print to stdout): the probe, or the sentence of an expected error."""
+    folder, runtime, target = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    try:
+        answer = RUNTIMES[runtime](folder, read_manifest(folder)["probe"]["ids"])
+    except SinkquantError as error:
+        answer = {"error": str(error)}
+    target.write_text(json.dumps(answer), encoding="utf-8")
 
 
 if __name__ == "__main__":

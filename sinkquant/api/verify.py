@@ -8,11 +8,12 @@ import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sinkquant.checkpoint.manifest import verify as verify_files
 from sinkquant.errors import SinkquantError, UsageError, unknown
-from sinkquant.evaluation.probe import LIMIT, Difference, compare_probes
+from sinkquant.evaluation.probe import Difference, compare_probes
 
 RUNTIMES = ("transformers", "vllm")
 
@@ -30,8 +31,8 @@ class Verification:
 def verify(path: str | Path, *, runtime: str = "transformers") -> Verification:
     """Check all checksums, load the checkpoint in a new process and compare its probe with the manifest's.
 
-    Raises SinkquantError where a file has changed, the runtime fails, or its losses differ by more than 0.02 nats a
-    token on average; UsageError for an unknown runtime or one that is not installed.
+    Raises SinkquantError where a file has changed, the runtime fails, or its losses are off by more than 0.02 nats a
+    token on average (see `Difference.acceptable`); UsageError for an unknown runtime or one that is not installed.
     """
     if runtime not in RUNTIMES:
         raise unknown("runtime", runtime, RUNTIMES)
@@ -47,20 +48,23 @@ def verify(path: str | Path, *, runtime: str = "transformers") -> Verification:
     if not difference.acceptable:
         raise SinkquantError(
             f"{runtime} gives other losses than the manifest of {folder} states ({difference.mean:.3f} nats a token "
-            f"apart, at most {LIMIT} is rounding): use the versions that the manifest names, or quantize again."
+            f"apart, {difference.shift:+.3f} on average; {difference.limit:.3f} can be rounding): "
+            "use the versions that the manifest names, or quantize again."
         )
     return Verification(str(folder), runtime, len(manifest["files"]), difference)
 
 
 def _fresh(folder: Path, runtime: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "sinkquant.api.reload", str(folder), runtime]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0 or not done.stdout.strip():
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise SinkquantError(
-            f"{runtime} cannot run {folder} ({reason}): see which runtimes can with sinkquant inspect."
-        )
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    with TemporaryDirectory() as temporary:
+        target = Path(temporary) / "answer.json"
+        command = [sys.executable, "-m", "sinkquant.api.reload", str(folder), runtime, str(target)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not target.is_file():
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise SinkquantError(
+                f"{runtime} cannot run {folder} ({reason}): see which runtimes can with sinkquant inspect."
+            )
+        answer: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
     if "error" in answer:
         raise SinkquantError(answer["error"])
     return answer

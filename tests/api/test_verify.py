@@ -57,8 +57,17 @@ def test_the_comparison() -> None:
     assert compare_probes(stored, stored).identical
     near = compare_probes(stored, {"nll": [1.0, 2.01]})  # an engine that keeps its logits
     assert (near.identical, near.acceptable, near.tokens) == (False, True, 2)
-    assert near.largest == pytest.approx(0.01)
-    assert not compare_probes(stored, {"nll": [1.0, 2.1]}).acceptable
+    assert (near.largest, near.shift) == (pytest.approx(0.01), pytest.approx(0.005))
+    assert not compare_probes(stored, {"nll": [1.1, 2.1]}).acceptable
+
+
+def test_changes_in_both_directions_are_rounding_of_an_engine() -> None:
+    stored = {"nll": [1.0] * 100, "logits": "sha256:a"}
+    flips = compare_probes(stored, {"nll": [0.8, 1.2] * 50})
+    assert flips.acceptable
+    assert flips.error == pytest.approx(0.02, rel=0.02)
+    assert not compare_probes(stored, {"nll": [0.9, 1.3] * 50}).acceptable
+    assert not compare_probes(stored, {"nll": [0.8, 1.2] * 50, "logits": "sha256:b"}).acceptable  # the same engine
 
 
 def test_what_cannot_be_verified(checkpoint: Path, tmp_path: Path) -> None:
