@@ -15,7 +15,7 @@ from eval.runs import ASSETS
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ASSETS / "eval" / "peers"
 LIMIT = 1800  # seconds a step may take
-SCORING = ("pydantic", "wrapt")  # what our scoring code imports beside torch and transformers
+SCORING = ("compressed-tensors", "pydantic", "wrapt")  # what our scoring code imports beside torch and transformers
 
 
 class Failed(Exception):
