@@ -76,9 +76,28 @@ def markdown(name: str, rows: list[Row]) -> str:
                 f"| {mean(r['top1_agreement'] for r in own):.1%} | {sum(own[0]['seconds'].values()):.0f} s |"
             )
 
+    lines += ["", f"![Loss above full precision](ablation-{name}.svg)", "", *reading(rows)]
     lines += ["", "## How it was measured", "", *conditions(rows)]
-
     return "\n".join(lines) + "\n"
+
+
+def reading(rows: list[Row]) -> list[str]:
+    """What sinks explain, what rotation explains and what is left, where all arms were measured."""
+    told = []
+    for setting in SETTINGS:
+        closed = {arm: gap_closed(rows, setting, arm) for arm in ARMS}
+        if None in closed.values():
+            continue
+        gap, left = (
+            mean(math.log(row["result_perplexity"] / row["baseline_perplexity"]) for row in cells(rows, setting, arm))
+            for arm in ("none", "both")
+        )
+        told.append(
+            f"- {setting}: of {gap:.3f} nats that plain quantization loses, handling sinks alone gives back "
+            f"{closed['prefix']:.0%}, transformations alone {closed['rotation']:.0%}, both {closed['both']:.0%}; "
+            f"{left:.3f} nats are left."
+        )
+    return told
 
 
 def plot(name: str, rows: list[Row]) -> None:
@@ -88,15 +107,16 @@ def plot(name: str, rows: list[Row]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    present = [setting for setting in SETTINGS if any(row["setting"] == setting for row in rows)]
     figure, axes = pyplot.subplots(figsize=(9, 4), layout="constrained")
     for place, arm in enumerate(ARMS):
         heights: list[float] = []
-        for setting in SETTINGS:
+        for setting in present:
             own = cells(rows, setting, arm)
             loss = mean(math.log(r["result_perplexity"] / r["baseline_perplexity"]) for r in own) if own else math.nan
             heights.append(max(loss, 1e-3))
-        axes.bar([i + (place - 1.5) * 0.2 for i in range(len(SETTINGS))], heights, 0.2, label=arm)
-    axes.set_xticks(range(len(SETTINGS)), list(SETTINGS))
+        axes.bar([i + (place - 1.5) * 0.2 for i in range(len(present))], heights, 0.2, label=arm)
+    axes.set_xticks(range(len(present)), present)
     axes.set(yscale="log", ylabel="loss above full precision, nats a token", title=f"{name}: what handles what")
     axes.legend()
     figure.savefig(RESULTS / f"ablation-{name}.svg", metadata={"Date": None})
@@ -111,8 +131,12 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=1024, help="tokens a calibration sequence")
     options, subject = parse(parser)
     made = cases(options.seeds, options.sequences, options.length)
-    rows = run(made, subject, f"ablation-{options.model}", lambda rows: markdown(options.model, rows))
-    plot(options.model, rows)
+
+    def report(rows: list[Row]) -> str:
+        plot(options.model, rows)
+        return markdown(options.model, rows)
+
+    run(made, subject, f"ablation-{options.model}", report)
 
 
 if __name__ == "__main__":
