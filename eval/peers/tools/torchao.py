@@ -40,8 +40,17 @@ def _int4(name: str, granularity: str) -> Apply:
     return _config(name, weight_dtype=torch.int4, **{granularity: PerGroup(32)})
 
 
-def _smooth(base: str, **options: Any) -> Apply:
-    """SmoothQuant with observers that keep running maxima: two passes over the calibration text."""
+def _int4_weights() -> Apply:
+    """The quick start's configuration: its packing takes bfloat16 alone."""
+    apply = _config(
+        "Int4WeightOnlyConfig", group_size=32, int4_packing_format="tile_packed_to_4d",
+        int4_choose_qparams_algorithm="hqq",
+    )  # fmt: skip
+    return lambda model, calibration: apply(model.bfloat16(), calibration)
+
+
+def _smooth(base: str, *passes: str, sequences: int | None = None, **options: Any) -> Apply:
+    """SmoothQuant. Two `passes` go with observers that keep running maxima, one with those that keep every input."""
 
     def apply(model: Any, calibration: Tensor) -> None:
         from torchao import quantization
@@ -49,35 +58,39 @@ def _smooth(base: str, **options: Any) -> Apply:
         from torchao.quantization.quantize_.common.quantization_step import QuantizationStep
 
         def step(name: str) -> None:
-            chosen = getattr(QuantizationStep, name)
-            config = SmoothQuantConfig(getattr(quantization, base)(**options), chosen, 0.5, use_running_absmax=True)
-            quantization.quantize_(model, config, _linears)
+            config, chosen = getattr(quantization, base)(**options), getattr(QuantizationStep, name)
+            smooth = SmoothQuantConfig(config, chosen, 0.5, use_running_absmax=len(passes) > 1)
+            quantization.quantize_(model, smooth, _linears)
 
-        step("PREPARE")
-        plain.run(model, calibration)
-        step("PREPARE_FOR_SMOOTHQUANT_SMOOTHING_FACTOR")
-        plain.run(model, calibration)
+        for name in passes:
+            step(name)
+            plain.run(model, calibration[:sequences])
         step("CONVERT")
 
     return apply
 
 
+def _dynamic() -> Apply:
+    return _smooth("Int8DynamicActivationInt8WeightConfig", "PREPARE", "PREPARE_FOR_SMOOTHQUANT_SMOOTHING_FACTOR")
+
+
 def _static() -> Apply:
+    """With the observers that keep every input: the others do not take this configuration in torchao 0.18."""
     from torchao.quantization import PerRow, PerTensor
 
-    return _smooth("Int8StaticActivationInt8WeightConfig", granularity=[PerTensor(), PerRow()])
+    return _smooth(
+        "Int8StaticActivationInt8WeightConfig", "PREPARE", sequences=4, granularity=[PerTensor(), PerRow()]
+    )  # fmt: skip
 
 
 SETTINGS = (
     Setting("W8A8", "dynamic", DEFAULT, lambda: _config("Int8DynamicActivationInt8WeightConfig")),
-    Setting("W4A16", "int4 weight only, HQQ, groups of 32", DEFAULT, lambda: _config(
-        "Int4WeightOnlyConfig", group_size=32, int4_packing_format="tile_packed_to_4d",
-        int4_choose_qparams_algorithm="hqq")),
+    Setting("W4A16", "int4 weight only, HQQ, groups of 32", DEFAULT, _int4_weights),
     Setting("W4A16", "intx weight only, groups of 32", OPTION, lambda: _int4("IntxWeightOnlyConfig", "granularity")),
     Setting("W4A8", "groups of 32, dynamic", OPTION,
             lambda: _int4("Int8DynamicActivationIntxWeightConfig", "weight_granularity")),
-    Setting("W8A8", "SmoothQuant 0.5, static per tensor", OPTION, _static),
-    Setting("W8A8", "SmoothQuant 0.5, dynamic", BEST, lambda: _smooth("Int8DynamicActivationInt8WeightConfig")),
+    Setting("W8A8", "SmoothQuant 0.5, static per tensor, 4 windows", OPTION, _static),
+    Setting("W8A8", "SmoothQuant 0.5, dynamic", BEST, _dynamic),
 )  # fmt: skip
 
 
