@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -61,6 +62,7 @@ CONTENDERS = (
     Contender("torchao int8", "float32", package="torchao"),
     Contender("quanto int8", "float32", package="optimum.quanto"),
 )
+PACKAGES = ("torchao.quantization", "optimum.quanto")
 
 
 def load(contender: Contender, folder: Path) -> Any:
@@ -132,6 +134,9 @@ def warm_up() -> None:
 
     import sinkquant.api.load  # noqa: F401
 
+    for package in PACKAGES:  # transformers imports them when it loads any quantized model
+        if installed(package):
+            import_module(package)
     size = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
     with torch.inference_mode():
         LlamaForCausalLM(LlamaConfig(vocab_size=64, **size)).generate(
