@@ -73,6 +73,11 @@ def server(inside: Figures, completion: tuple[int, Any], chat: tuple[int, Any]) 
     }
 
 
+def near(figures: Figures) -> bool:
+    """Whether vLLM's perplexity is within 2 % of our runtime's."""
+    return bool(abs(figures["off"]) <= 0.02)
+
+
 CHECKS: dict[str, tuple[str, Callable[[Figures], bool]]] = {
     "float model with prefix: mean difference of log-probabilities at most 1e-4 with junk placeholders": (
         "float prefix", lambda f: f["mean difference"] <= 1e-4),
@@ -86,20 +91,13 @@ CHECKS: dict[str, tuple[str, Callable[[Figures], bool]]] = {
         "float prefix", lambda f: f["prompt scores after caching, largest"] <= 1e-3),
     "every int8 linear within 1e-6 of the exact formula": (
         "int8 linears", lambda f: f["linears"] > 0 and f["largest error"] <= 1e-6),
-    "w8a8-static: perplexity within 2 % of our runtime": (
-        "w8a8-static", lambda f: abs(f["off"]) <= 0.02),
-    "the same with routed tokens": (
-        "w8a8-static, routed", lambda f: abs(f["off"]) <= 0.02),
-    "w4a8kv4: perplexity within 2 % of our runtime": (
-        "w4a8kv4", lambda f: abs(f["off"]) <= 0.02),
-    "w4a4kv4: perplexity within 2 % of our runtime": (
-        "w4a4kv4", lambda f: abs(f["off"]) <= 0.02),
-    "the same with torch.compile": (
-        "w8a8-static, compiled", lambda f: abs(f["off"]) <= 0.02),
-    "kv4, rounded in vLLM's float cache: perplexity within 2 % of our runtime": (
-        "kv4", lambda f: abs(f["off"]) <= 0.02),
-    "portable w8a8 in vLLM without the plug-in: perplexity within 2 % of our runtime": (
-        "portable w8a8", lambda f: abs(f["off"]) <= 0.02),
+    "w8a8-static: perplexity within 2 % of our runtime": ("w8a8-static", near),
+    "the same with torch.compile": ("w8a8-static, compiled", near),
+    "the same with routed tokens": ("w8a8-static, routed", near),
+    "w4a8kv4: perplexity within 2 % of our runtime": ("w4a8kv4", near),
+    "w4a4kv4: perplexity within 2 % of our runtime": ("w4a4kv4", near),
+    "kv4, rounded in vLLM's float cache: perplexity within 2 % of our runtime": ("kv4", near),
+    "portable w8a8 in vLLM without the plug-in: perplexity within 2 % of our runtime": ("portable w8a8", near),
     "prompts begin with the prefix, once": (
         "prompts", lambda f: all(f[k] for k in f if k not in ("text", "server"))),
     "an OpenAI-compatible server answers over HTTP as the engine does, with the prefix counted": (
