@@ -44,6 +44,11 @@ def cells(rows: list[Row], setting: str, arm: str) -> list[Row]:
     return [row for row in rows if (row["setting"], row["arm"]) == (setting, arm)]
 
 
+def excess(rows: list[Row]) -> float:
+    """Mean loss above full precision, nats a token."""
+    return mean(math.log(row["result_perplexity"] / row["baseline_perplexity"]) for row in rows)
+
+
 def gap_closed(rows: list[Row], setting: str, arm: str) -> float | None:
     """(loss of `none` − loss of the arm) / (loss of `none` − loss of FP), losses in nats a token."""
     plain, own = cells(rows, setting, "none"), cells(rows, setting, arm)
@@ -88,10 +93,7 @@ def reading(rows: list[Row]) -> list[str]:
         closed = {arm: gap_closed(rows, setting, arm) for arm in ARMS}
         if None in closed.values():
             continue
-        gap, left = (
-            mean(math.log(row["result_perplexity"] / row["baseline_perplexity"]) for row in cells(rows, setting, arm))
-            for arm in ("none", "both")
-        )
+        gap, left = (excess(cells(rows, setting, arm)) for arm in ("none", "both"))
         told.append(
             f"- {setting}: of {gap:.3f} nats that plain quantization loses, handling sinks alone gives back "
             f"{closed['prefix']:.0%}, transformations alone {closed['rotation']:.0%}, both {closed['both']:.0%}; "
@@ -113,8 +115,7 @@ def plot(name: str, rows: list[Row]) -> None:
         heights: list[float] = []
         for setting in present:
             own = cells(rows, setting, arm)
-            loss = mean(math.log(r["result_perplexity"] / r["baseline_perplexity"]) for r in own) if own else math.nan
-            heights.append(max(loss, 1e-3))
+            heights.append(max(excess(own) if own else math.nan, 1e-3))
         axes.bar([i + (place - 1.5) * 0.2 for i in range(len(present))], heights, 0.2, label=arm)
     axes.set_xticks(range(len(present)), present)
     axes.set(yscale="log", ylabel="loss above full precision, nats a token", title=f"{name}: what handles what")

@@ -86,8 +86,8 @@ class Case:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of the weight files of a model folder."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    """Bytes of the weight files of a model folder, in whatever format."""
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.suffix in (".safetensors", ".pt", ".bin"))
 
 
 def measure(recipe: str, overrides: tuple[str, ...], subject: Subject) -> Row:
@@ -121,20 +121,25 @@ def run(cases: Sequence[Case], subject: Subject, name: str, table: Callable[[lis
     file = RESULTS / f"{name}.json"
     for case in cases:
         key, title = case.identity(subject), ", ".join(str(value) for _, value in case.labels)
-        if any(all(row.get(name) == value for name, value in key.items()) for row in read(file)):
+        if any(key.items() <= row.items() for row in read(file)):
             print(f"{title}: already measured", flush=True)
             continue
         print(f"{title} …", flush=True)
         with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh:
             row = fresh.submit(measure, case.recipe, case.overrides, subject).result()
         print(f"  perplexity {row['result_perplexity']:.2f} (FP {row['baseline_perplexity']:.2f})", flush=True)
-        same = dict(case.labels)
-        rows = [old for old in read(file) if any(old.get(n) != v for n, v in same.items())] + [row | key]
-        write(file, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-        write(RESULTS / f"{name}.md", table(rows))
+        keep(name, dict(case.labels), row | key, table)
     rows = read(file)
     write(RESULTS / f"{name}.md", table(rows))
     return rows
+
+
+def keep(name: str, same: Row, row: Row, table: Callable[[list[Row]], str]) -> None:
+    """Put `row` into results/`name`.json in the place of those that have all of `same`, and write the table again."""
+    file = RESULTS / f"{name}.json"
+    rows = [old for old in read(file) if not same.items() <= old.items()] + [row]
+    write(file, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    write(RESULTS / f"{name}.md", table(rows))
 
 
 def read(file: Path) -> list[Row]:

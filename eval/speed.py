@@ -62,7 +62,7 @@ CONTENDERS = (
     Contender("torchao int8", "float32", package="torchao"),
     Contender("quanto int8", "float32", package="optimum.quanto"),
 )
-PACKAGES = ("torchao.quantization", "optimum.quanto")
+PACKAGES = sorted({contender.package for contender in CONTENDERS if contender.package})
 
 
 def load(contender: Contender, folder: Path) -> Any:

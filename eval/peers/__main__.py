@@ -13,7 +13,7 @@ from eval.peers import environment, table
 from eval.peers.environment import Failed
 from eval.peers.setting import Setting
 from eval.peers.tools import PEERS
-from eval.runs import RESULTS, Row, Subject, parse, read, write
+from eval.runs import RESULTS, Row, Subject, keep, parse, read, weight_bytes
 
 
 def windows(subject: Subject) -> dict[str, Any]:
@@ -90,11 +90,6 @@ def inside(python: Path, job: dict[str, Any]) -> Row:
     return found
 
 
-def weight_bytes(folder: Path) -> int:
-    """Bytes of the weight files of a folder, in whatever format."""
-    return sum(f.stat().st_size for f in folder.rglob("*") if f.suffix in (".safetensors", ".pt", ".bin"))
-
-
 def main() -> None:
     """Measure what is missing."""
     parser = argparse.ArgumentParser(prog="python -m eval.peers", description="What users would pick today.")
@@ -113,9 +108,7 @@ def main() -> None:
             print(f"{peer}: {setting.group}, {setting.name} …", flush=True)
             row = key | about | measure(peer, setting, subject, tokens)
             print(f"  {row.get('failure') or row['result_perplexity']}", flush=True)
-            rows = [old for old in read(file) if not key.items() <= old.items()] + [row]
-            write(file, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-            write(RESULTS / f"{name}.md", table.markdown(rows, read(RESULTS / f"{options.model}.json")))
+            keep(name, key, row, lambda rows: table.markdown(rows, read(RESULTS / f"{options.model}.json")))
 
 
 if __name__ == "__main__":

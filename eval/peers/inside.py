@@ -7,7 +7,6 @@ windows, how many tokens at their beginning are not text, and the folder of the 
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +24,7 @@ COMMON = ("torch", "transformers", "compressed-tensors")
 
 def quantize(job: dict[str, Any], peer: Any, setting: Setting) -> dict[str, Any]:
     """Quantize and save: seconds of both with loading, peak memory, versions; the perplexity before saving if asked."""
+    from sinkquant.api.stages import peak_memory
     from sinkquant.evaluation.score import evaluate_one
 
     folder = Path(job["folder"])
@@ -34,7 +34,7 @@ def quantize(job: dict[str, Any], peer: Any, setting: Setting) -> dict[str, Any]
     start = time.perf_counter()
     model = peer.quantize(setting.options(), Path(job["model"]), torch.tensor(job["calibration"]))
     seconds = time.perf_counter() - start
-    found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found["peak_bytes"] = peak_memory()
     if setting.in_memory:
         scored = evaluate_one(model.eval(), torch.tensor(job["text"]), scored=slice(1 + job["lead"], None))
         found["in_memory"] = scored.perplexity

@@ -19,7 +19,7 @@ from sinkquant.quantization.weights import QuantizedWeight, round_to_nearest
 from sinkquant.runtime.kv import install
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import replace_module
-from sinkquant.sinks.rows import ordinary_rows
+from sinkquant.sinks.rows import ordinary_rows, without_sinks
 from sinkquant.transforms.hadamard import fast_hadamard
 
 RANGE_ROWS = 2048  # rows that a range search looks at, evenly spaced
@@ -86,14 +86,13 @@ def _quantize_site(model: nn.Module, site: Site, plan: Plan, rows: Tensor | None
     input_range, activation, offset = None, scheme.activation, None
     if scheme.center:
         assert rows is not None
-        usual = ordinary_rows(rows, torch.ones(len(rows), dtype=torch.bool), threshold)
-        offset = rows[usual].mean(0)
+        offset = without_sinks(rows, threshold).mean(0)
         rows = rows - offset
     if activation is not None and _needs_sample(plan, scheme):
         assert rows is not None
         sample = rows[:: max(1, len(rows) // RANGE_ROWS)]
         if recipe.sinks.exclude:
-            sample = sample[ordinary_rows(sample, torch.ones(len(sample), dtype=torch.bool), threshold)]
+            sample = without_sinks(sample, threshold)
         stacked = torch.cat([linear.weight for linear in linears])  # type: ignore[misc, list-item]
         if activation.mode == "static":
             search = recipe.activations.clip == "mse"

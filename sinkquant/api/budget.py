@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sinkquant.api.plan import Plan, Shapes, raised
+from sinkquant.api.plan import Plan, Shapes, count, raised
 from sinkquant.checkpoint.resume import ResumeStore
 from sinkquant.errors import UsageError
 from sinkquant.models.roles import Roles
@@ -43,12 +43,11 @@ def spend_budget(
 
     losses: dict[str, float] = store.remember("sensitivity", make)
     sites = [site for block in roles.blocks for site in block.sites]
-    sizes = [sum(shapes[name][0] * shapes[name][1] for name in site.linears) for site in sites]
+    sizes = [count(site.linears, shapes) for site in sites]
     room = sum(sizes) * (settings.budget - settings.bits) / (8 - settings.bits)
     chosen = [sites[i] for i in spend([losses[site.linears[0]] for site in sites], sizes, room)]
     names = {name for site in chosen for name in site.linears}
-    weights = sum(shapes[name][0] * shapes[name][1] for name in names)
-    average = settings.bits + (8 - settings.bits) * weights / sum(sizes)
+    average = settings.bits + (8 - settings.bits) * count(names, shapes) / sum(sizes)
     kinds = Counter(site.kind.value.replace("_", " ") for site in chosen)
     note = (
         f"{average:.2f} bits a weight on average: {len(chosen)} of {len(sites)} sites are raised to 8 bits "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from sinkquant.api.budget import TOKENS
-from sinkquant.api.plan import Plan, Shapes
+from sinkquant.api.plan import Plan, Shapes, count
 
 PASSES = {"kv": 0.0, "rtn": 1.0, "static": 3.4, "gptq": 3.4}  # forward passes of the blocks
 OVERHEAD = 2.0  # attention, searches and rounding, relative to the linears' products; measured on SmolLM2
@@ -26,7 +26,7 @@ class Estimate:
 
 def estimate(plan: Plan, shapes: Shapes, tokens: int) -> Estimate:
     """For `tokens` calibration tokens on this machine."""
-    inside = sum(shapes[name][0] * shapes[name][1] for name in plan.linears)
+    inside = count(plan.linears, shapes)
     total = sum(out * width for out, width in _matrices(plan, shapes).values())
     work = 2.0 * inside * tokens * PASSES[_kind(plan)] * OVERHEAD
     if plan.recipe.weights.budget is not None:  # from every site on, half of the blocks on average, and the head

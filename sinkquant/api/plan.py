@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from sinkquant.errors import UsageError
@@ -145,12 +145,16 @@ def _size(bits: Mapping[str, int], shapes: Shapes, linears: Mapping[str, LinearS
     return sum(_bytes(bits[name], shapes[name], linears.get(name)) for name in bits)
 
 
+def count(names: Iterable[str], shapes: Shapes) -> int:
+    """Weights of the linears `names`."""
+    return sum(shapes[name][0] * shapes[name][1] for name in names)
+
+
 def _spendable(recipe: Recipe, shapes: Shapes, linears: Mapping[str, LinearScheme]) -> int:
     """Bytes that the budget will add, at most."""
     if recipe.weights.budget is None:
         return 0
-    weights = sum(shapes[name][0] * shapes[name][1] for name in linears)
-    return int(weights * (recipe.weights.budget - recipe.weights.bits) / 8)
+    return int(count(linears, shapes) * (recipe.weights.budget - recipe.weights.bits) / 8)
 
 
 def _bytes(bits: int, shape: tuple[int, int], scheme: LinearScheme | None) -> int:

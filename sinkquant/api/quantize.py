@@ -153,10 +153,11 @@ def run(
     if revise is not None:
         chosen, *why = revise(report)
     prefix = _prefix(chosen, report)
-    plan = make_plan(chosen, prefix, roles, _shapes(network, roles), refuse_prefix(roles))
+    shapes = _shapes(network, roles)
+    plan = make_plan(chosen, prefix, roles, shapes, refuse_prefix(roles))
     plan = replace(plan, notes=(*why, *plan.notes))
     if options.planned is not None:
-        options.planned(plan, estimate(plan, _shapes(network, roles), text.numel()))
+        options.planned(plan, estimate(plan, shapes, text.numel()))
     if dry_run or target is None:
         return Result(None, plan, report, {}, stages.seconds, peak_memory())
     check_space(target, plan.bytes)
@@ -181,8 +182,7 @@ def run(
     if chosen.weights.budget is not None:
         with stages("sensitivity", steps=True):
             plan, figures["sensitivity"] = spend_budget(
-                network, roles, plan, _shapes(network, roles), ids, threshold, store,
-                lambda d, t: tell("sensitivity", d, t),
+                network, roles, plan, shapes, ids, threshold, store, lambda d, t: tell("sensitivity", d, t)
             )  # fmt: skip
         facts["notes"] = list(plan.notes)
     tuning = chosen.tuning

@@ -18,7 +18,7 @@ from sinkquant.models.head import ROWS, Head
 from sinkquant.models.roles import Roles, Site
 from sinkquant.quantization.scheme import LinearScheme
 from sinkquant.quantization.weights import round_to_nearest
-from sinkquant.sinks.rows import ordinary_rows
+from sinkquant.sinks.rows import without_sinks
 from sinkquant.transforms.hadamard import fast_hadamard
 
 Progress = Callable[[int, int], None]
@@ -63,7 +63,7 @@ def measure(
 
 def _mean(rows: Tensor, scheme: LinearScheme, threshold: float) -> Tensor:
     """Of the inputs (tokens, in), as the weights see them."""
-    usual = rows[ordinary_rows(rows, torch.ones(len(rows), dtype=torch.bool), threshold)].mean(0)
+    usual = without_sinks(rows, threshold).mean(0)
     return fast_hadamard(usual) if scheme.rotate else usual
 
 

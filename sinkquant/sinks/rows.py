@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -12,3 +13,8 @@ def ordinary_rows(rows: Tensor, real: Tensor, threshold: float) -> Tensor:
     """
     size = rows.abs().amax(-1).float()
     return size <= threshold * size[real].median()
+
+
+def without_sinks(rows: Tensor, threshold: float) -> Tensor:
+    """Those of `rows` (tokens, width), none of them padding, that are no sinks."""
+    return rows[ordinary_rows(rows, torch.ones(len(rows), dtype=torch.bool), threshold)]
