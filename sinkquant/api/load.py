@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sinkquant.checkpoint.manifest import verify
+from sinkquant.checkpoint.manifest import read_manifest, verify
 from sinkquant.errors import SinkquantError, unknown
 from sinkquant.models.load import quiet
+from sinkquant.runtime.assemble import assemble
 from sinkquant.runtime.kernels.use import use_kernels
 from sinkquant.runtime.portable import portable_quantization
 from sinkquant.runtime.register import register_config, register_runtime
@@ -41,17 +45,18 @@ def load(
         raise SinkquantError(f"{folder} is no folder: give the folder that sinkquant quantize wrote.")
     if execution not in EXECUTIONS:
         raise unknown("execution", execution, EXECUTIONS)
-    manifest = verify(folder)
+    manifest = read_manifest(folder)
     register_config()
     register_runtime()
-    config = AutoConfig.from_pretrained(folder)
     portable = manifest["recipe"]["target"] == "portable"
     # compressed-tensors cannot unpack what lies on disk; our own runtime never unpacks
     packed = execution == "auto" or offload_folder is not None
-    if portable and packed:
-        config.quantization_config = portable_quantization(folder, config.quantization_config).to_dict()
-    with quiet():
-        model = AutoModelForCausalLM.from_pretrained(
+    with _verifying(folder), quiet():
+        config = AutoConfig.from_pretrained(folder)
+        if portable and packed:
+            config.quantization_config = portable_quantization(folder, config.quantization_config).to_dict()
+        whole = device_map is None and offload_folder is None and (packed or not portable)
+        model = (assemble(folder, config, dtype) if whole else None) or AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, device_map=device_map, use_safetensors=True,
             offload_folder=offload_folder, offload_buffers=offload_folder is not None,
         )  # fmt: skip
@@ -59,7 +64,7 @@ def load(
     stated = facts.get("model_fingerprint")
     if stated is not None and stated != manifest.get("model_fingerprint"):
         raise SinkquantError(f"the prefix in {folder} belongs to another model: quantize this model again.")
-    model.eval().requires_grad_(False)
+    _freeze(model)
     if execution == "auto":
         return use_kernels(model)
     if portable and not packed:
@@ -67,3 +72,26 @@ def load(
         with quiet(), torch.no_grad():
             model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device), use_cache=False)
     return model
+
+
+@contextmanager
+def _verifying(folder: Path) -> Iterator[None]:
+    """Compare checksums meanwhile (hashing leaves Python free); a file that has changed explains what fails inside."""
+    with ThreadPoolExecutor(1) as beside:
+        verified = beside.submit(verify, folder)
+        try:
+            yield
+        finally:
+            verified.result()
+
+
+def _freeze(model: Any) -> None:
+    """Evaluation mode, and gradients for a float head alone.
+
+    torch multiplies a slice of (sequences, tokens, width) by a matrix that needs gradients in one product; by a frozen
+    one in a product for each sequence, for which it copies the matrix every time.
+    """
+    model.eval().requires_grad_(False)
+    head = model.get_output_embeddings()
+    if isinstance(head, torch.nn.Linear):
+        head.weight.requires_grad_(True)

@@ -6,8 +6,9 @@ top-level key `sinkquant`. Loading gives the base model's own configuration clas
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -15,6 +16,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from sinkquant.errors import SinkquantError
 from sinkquant.quantization.scheme import KVScheme, LinearScheme
 
+Scheme = TypeVar("Scheme", bound=Hashable)
+Made = TypeVar("Made")
 MODEL_TYPE = METHOD = KEY = "sinkquant"
 
 
@@ -89,8 +92,11 @@ class SinkquantQuantization(QuantizationConfigMixin):
         """JSON-ready; linears and attentions with equal schemes share a group."""
         return {
             "quant_method": METHOD,
-            "linears": _group({n: s.to_dict() for n, s in self.linears.items()}),
-            "attentions": _group({n: vars(s) | {"shape": list(self.kv_shapes[n])} for n, s in self.attentions.items()}),
+            "linears": _group(self.linears, LinearScheme.to_dict),
+            "attentions": _group(
+                {name: (scheme, self.kv_shapes[name]) for name, scheme in self.attentions.items()},
+                lambda entry: vars(entry[0]) | {"shape": list(entry[1])},
+            ),
             "prefix_length": self.prefix_length,
             "embeddings": list(self.embeddings),
             "final_norm": self.final_norm,
@@ -104,11 +110,9 @@ class SinkquantQuantization(QuantizationConfigMixin):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """The inverse of `to_dict`."""
-        attentions, shapes = {}, {}
-        for name, scheme in _ungroup(config_dict["attentions"]).items():
-            shapes[name] = tuple(scheme.pop("shape"))
-            attentions[name] = KVScheme(**scheme)
-        linears = {n: LinearScheme.from_dict(s) for n, s in _ungroup(config_dict["linears"]).items()}
+        linears = _ungroup(config_dict["linears"], LinearScheme.from_dict)
+        shapes = _ungroup(config_dict["attentions"], lambda scheme: tuple(scheme["shape"]))
+        attentions = _ungroup(config_dict["attentions"], _kv_scheme)
         made = cls(
             linears, attentions, config_dict["prefix_length"], shapes, tuple(config_dict["embeddings"]),
             config_dict["final_norm"], config_dict["untied_head"],
@@ -116,16 +120,18 @@ class SinkquantQuantization(QuantizationConfigMixin):
         return (made, kwargs) if return_unused_kwargs else made
 
 
-def _group(schemes: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    groups: list[dict[str, Any]] = []
+def _group(schemes: Mapping[str, Scheme], to_dict: Callable[[Scheme], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Equal schemes with the names that have them."""
+    groups: dict[Scheme, list[str]] = {}
     for name, scheme in schemes.items():
-        home = next((group for group in groups if group["scheme"] == scheme), None)
-        if home is None:
-            groups.append({"scheme": scheme, "targets": [name]})
-        else:
-            home["targets"].append(name)
-    return groups
+        groups.setdefault(scheme, []).append(name)
+    return [{"scheme": to_dict(scheme), "targets": names} for scheme, names in groups.items()]
 
 
-def _ungroup(groups: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {name: dict(group["scheme"]) for group in groups for name in group["targets"]}
+def _ungroup(groups: list[dict[str, Any]], from_dict: Callable[[dict[str, Any]], Made]) -> dict[str, Made]:
+    made = ((from_dict(group["scheme"]), group["targets"]) for group in groups)
+    return {name: scheme for scheme, names in made for name in names}
+
+
+def _kv_scheme(fields: dict[str, Any]) -> KVScheme:
+    return KVScheme(**{name: value for name, value in fields.items() if name != "shape"})

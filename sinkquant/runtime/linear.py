@@ -162,7 +162,9 @@ class QuantizedLinear(nn.Module):
 
     def _float(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return linear(x, self.dequantized_weight(x.dtype), bias)
+        # By rows: of a slice of sequences torch would multiply each by a copy of the weight of its own.
+        y = linear(x.reshape(-1, self.in_features), self.dequantized_weight(x.dtype), bias)
+        return y.reshape(*x.shape[:-1], self.out_features)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """What is stored never depends on the kernel."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sinkquant
 from sinkquant.runtime.linear import QuantizedLinear
@@ -35,3 +37,29 @@ def test_auto_agrees_with_the_reference(stories_path: Path, tmp_path: Path, reci
 def test_an_unknown_execution_is_named(tmp_path: Path) -> None:
     with pytest.raises(sinkquant.UsageError, match="reference"):
         sinkquant.load(tmp_path, execution="refrence")  # type: ignore[arg-type]
+
+
+class Batched(TorchDispatchMode):
+    """Shapes of matrices that are multiplied once for each sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.bmm.default:
+            self.shapes.append(tuple(args[1].shape[1:]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("execution", ["reference", "auto"])
+@pytest.mark.parametrize("recipe", ["w8a8-static", "w8a8"])
+def test_no_sequence_gets_a_head_of_its_own(
+    stories_path: Path, tmp_path: Path, recipe: str, execution: Literal["reference", "auto"]
+) -> None:
+    sinkquant.quantize(stories_path, recipe=recipe, output=tmp_path / "out", overrides=COMMON)
+    model = sinkquant.load(tmp_path / "out", dtype=torch.float32, execution=execution)
+    head = model.get_output_embeddings()
+    with torch.no_grad(), Batched() as batched:
+        model(IDS.expand(8, -1), logits_to_keep=1)
+    assert (head.in_features, head.out_features) not in batched.shapes

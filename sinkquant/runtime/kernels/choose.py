@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,10 +22,10 @@ from sinkquant.runtime.kernels.int8 import Int8Kernel
 from sinkquant.runtime.linear import QuantizedLinear
 
 KERNELS: tuple[Kernel, ...] = (Int8Kernel(), DigitsKernel(), Int4Kernel())
-ROWS = (1, 16, 256)  # numbers of rows that are tried; a number between two is taken for the larger
-OUTPUTS = 2048  # a larger layer is tried with about that many outputs
+ROWS = (1, 16, 128)  # numbers of rows that are tried; a number between two is taken for the larger
+OUTPUTS = 1024  # a larger layer is tried with about that many outputs
 COMPARED = 256  # about that many outputs are compared with float64
-REPEATS, CLEAR = 5, 1.5  # a ratio of times that is clear ends the trial
+REPEATS, CLEAR = 3, 1.3  # a ratio of times that is clear ends the trial
 EXACT = 1e-6  # relative error of sums in float32
 
 
@@ -70,7 +71,8 @@ def _bare(scheme: LinearScheme) -> LinearScheme:
 def _try(
     kernel: Kernel, scheme: LinearScheme, out: int, width: int, device: torch.device, dtype: torch.dtype
 ) -> Choice | None:
-    layer, ready = (random_layer(scheme, out, width, device) for _ in range(2))
+    layer = random_layer(scheme, out, width, device)
+    ready = deepcopy(layer)
     inputs = [random_input(rows, width, dtype, device) for rows in ROWS]
     try:
         ready.use(Choice(kernel, (True,) * len(ROWS)), dtype)
