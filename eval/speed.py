@@ -217,7 +217,8 @@ def markdown(result: Row) -> str:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines += [
-        "", f"Load: weight files in the system's cache. Prefill: {PREFILL} tokens at once, logits of the last; decode: one step for that many sequences, behind "
+        "", "Load: weight files in the system's cache. "
+        f"Prefill: {PREFILL} tokens at once, logits of the last; decode: one step for that many sequences, behind "
         f"{PROMPT} tokens unless stated. Generating: peak memory of loading and of decoding behind {PROMPT} tokens, "
         "above that of the process after a tiny model, and its share of weight files and cache (in the model's dtype); "
         f"with prefill: the same after reading {PREFILL} tokens at once. "
