@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -134,7 +135,11 @@ def test_blocks_hold_every_code() -> None:
     if cpu_block() is None:
         pytest.skip("torch has no 4-bit kernel for this CPU")
     codes = torch.randint(-8, 8, (256, 64), dtype=torch.int8)
-    assert torch.equal(from_blocks(to_blocks(codes)), codes)
+    block = cpu_block()
+    assert block is not None
+    packed = to_blocks(pack_to_int32(codes, 4), block)
+    assert torch.equal(packed, torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32) + 8, 1))
+    assert torch.equal(from_blocks(packed, block), codes)
 
 
 @pytest.mark.parametrize(

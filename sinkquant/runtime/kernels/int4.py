@@ -1,7 +1,8 @@
 """4-bit weights under float inputs by torch's `_weight_int4pack_mm_for_cpu`, in bfloat16 whatever the input's dtype.
 
 The kernel wants the codes in blocks of 64 outputs (AVX-512), or 32 (AVX2), transposed: byte j of input i in a block
-holds output j in its low half and output j + 32 (or 16) in its high half. They replace the stored words.
+holds output j in its low half and output j + 32 (or 16) in its high half. They replace the stored words, of which
+byte j of an output holds inputs 2j and 2j + 1; both store codes −8 … 7 as 0 … 15.
 """
 
 from __future__ import annotations
@@ -37,16 +38,17 @@ class Int4Kernel:
 
     def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
         """Codes in blocks, and (scale, −zero·scale) of every group and output in bfloat16, replace the stored words."""
-        weight = layer.quantized_weight()
-        shift = torch.zeros_like(weight.scale) if weight.zero is None else -weight.zero * weight.scale
-        ranges = torch.stack([weight.scale, shift], -1).transpose(0, 1)  # (groups, out, 2)
-        layer.register_buffer("kernel_ranges", ranges.to(torch.bfloat16).contiguous(), persistent=False)
-        layer.register_buffer("kernel_codes", to_blocks(weight.codes), persistent=False)
+        block = cpu_block()
+        assert block is not None
+        layer.register_buffer("kernel_codes", to_blocks(layer.weight_packed, block), persistent=False)
+        layer.register_buffer("kernel_ranges", _ranges(layer), persistent=False)
         del layer.weight_packed
 
     def codes(self, layer: QuantizedLinear) -> Tensor:
         """From the blocks."""
-        return from_blocks(layer.kernel_codes)
+        block = cpu_block()
+        assert block is not None
+        return from_blocks(layer.kernel_codes, block)
 
     def __call__(self, layer: QuantizedLinear, x: Tensor) -> Tensor:
         """(rows, in) to (rows, out): inputs and scales are rounded to bfloat16, sums are in float32."""
@@ -57,19 +59,23 @@ class Int4Kernel:
         return y if layer.bias is None else y + layer.bias.to(x.dtype)
 
 
-def to_blocks(codes: Tensor) -> Tensor:
-    """Codes (out, in) −8 … 7 in the kernel's layout, (out, in / 2) uint8."""
-    return torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32) + 8, 1)
+def _ranges(layer: QuantizedLinear) -> Tensor:
+    """(scale, −zero·scale) of every group and output, (groups, out, 2) bfloat16."""
+    scale = layer.weight_scale
+    shift = torch.zeros_like(scale) if layer.scheme.weight.symmetric else -layer.quantized_weight().zero * scale  # type: ignore[union-attr, operator]
+    return torch.stack([scale, shift], -1).transpose(0, 1).to(torch.bfloat16).contiguous()
 
 
-def from_blocks(packed: Tensor) -> Tensor:
-    """The inverse of `to_blocks`: (out, in) int8."""
-    block = cpu_block()
-    assert block is not None
-    return _unblock(packed, block)
+def to_blocks(words: Tensor, block: int) -> Tensor:
+    """Stored words (out, in / 8) int32 in the kernel's layout, (out, in / 2) uint8; no code is unpacked."""
+    out, half = words.shape[0], words.shape[1] * 4
+    first, second = words.view(torch.uint8).reshape(out // block, 2, block // 2, half).unbind(1)
+    pairs = torch.stack([first & 15 | second << 4, first >> 4 | second & 240], -1)  # (blocks, block / 2, in / 2, 2)
+    return pairs.flatten(2).transpose(1, 2).reshape(out, half)
 
 
-def _unblock(packed: Tensor, block: int) -> Tensor:
+def from_blocks(packed: Tensor, block: int) -> Tensor:
+    """The layout's codes, (out, in) int8."""
     out, half = packed.shape
     planes = packed.reshape(out // block, 2 * half, block // 2)
     codes = torch.cat([planes & 15, planes >> 4], -1).view(torch.int8) - 8  # (blocks, in, block)
@@ -79,9 +85,9 @@ def _unblock(packed: Tensor, block: int) -> Tensor:
 @cache
 def cpu_block() -> int | None:
     """Outputs a block in the layout of this CPU, or None where torch has no such kernel or an unknown layout."""
-    codes = (torch.arange(128 * 32) % 251 % 16 - 8).reshape(128, 32).to(torch.int8)
+    codes = (torch.arange(128 * 32) % 251 % 16).reshape(128, 32).to(torch.int32)
     try:
-        packed = to_blocks(codes)
+        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
     except (AttributeError, RuntimeError):
         return None
-    return next((block for block in BLOCKS if torch.equal(_unblock(packed, block), codes)), None)
+    return next((block for block in BLOCKS if torch.equal(from_blocks(packed, block), codes - 8)), None)
