@@ -6,12 +6,14 @@ that takes longer than reading them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, GenerationConfig
 
 
@@ -23,7 +25,7 @@ def assemble(folder: Path, config: Any, dtype: torch.dtype | str) -> Any | None:
     named: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if named is None or isinstance(named, tuple):
         return None
-    tensors = {name: x for file in sorted(folder.glob("*.safetensors")) for name, x in load_file(file).items()}
+    tensors = dict(_read(folder))
     groups = config.quantization_config["linears"]
     linears = {name for group in groups if group["scheme"]["weight"] for name in group["targets"]}
     own = {name: tensors.pop(name) for name in list(tensors) if name.rpartition(".")[0] in linears}
@@ -34,3 +36,14 @@ def assemble(folder: Path, config: Any, dtype: torch.dtype | str) -> Any | None:
     with suppress(OSError):  # without the file, the configuration's own values stay
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model
+
+
+def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor by name, mapped from its file.
+
+    Words are read, for a kernel may lay them out anew: mapped ones would stay in memory beside the new ones.
+    """
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as mapped, safe_open(file, "pt", backend="pread") as read:
+            for name in mapped.keys():  # noqa: SIM118
+                yield name, (read if name.endswith(".weight_packed") else mapped).get_tensor(name)
