@@ -25,6 +25,7 @@ from typing import Any
 from eval.checkpoints import CACHE, checkpoint
 from eval.runs import ASSETS, RESULTS, Row, weight_bytes, write
 from sinkquant.checkpoint.manifest import checksum
+from sinkquant.models.source import weight_files
 from sinkquant.recipes.plain import TO_NEAREST
 
 PREFILL, PROMPT, NEW, BATCH, REPEATS = 512, 32, 24, 8, 5
@@ -130,7 +131,7 @@ def measure(contender: Contender, folder: Path) -> Row:
 
 def read_once(folder: Path) -> None:
     """Bring the weight files into the system's cache, so that no contender pays for the disk."""
-    for file in folder.glob("*.safetensors"):
+    for file in weight_files(folder):
         checksum(file)
 
 

@@ -37,17 +37,18 @@ class KVMoments:
         return call
 
 
-def balance_keys(module: nn.Module, moments: KVMoments, values: Tensor, scheme: KVScheme) -> None:
+def balance_keys(module: nn.Module, moments: KVMoments, values: Tensor, scheme: KVScheme, seed: int) -> None:
     """Give an attention module its key and query transforms and its offsets.
 
-    `values` (Hkv, d) are the means of the values in the basis that the model now has.
+    `values` (Hkv, d) are the means of the values in the basis that the model now has; `seed` is that of the rotation
+    that the transforms end with.
     """
     assert isinstance(moments.keys, Tensor)
     assert isinstance(moments.key_moment, Tensor)
     assert isinstance(moments.query_moment, Tensor)
     means = moments.keys / moments.count
     spread = moments.key_moment / moments.count - means[:, :, None] * means[:, None, :]
-    keys = [balance_full(k, q) for k, q in zip(spread, moments.query_moment / moments.count, strict=True)]
+    keys = [balance_full(k, q, seed) for k, q in zip(spread, moments.query_moment / moments.count, strict=True)]
     transform = torch.stack(keys)  # (Hkv, d, d)
     module.register_buffer("key_transform", transform.float())
     module.register_buffer("query_transform", torch.linalg.inv(transform).transpose(1, 2).float().contiguous())

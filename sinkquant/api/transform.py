@@ -62,7 +62,7 @@ def transform(model: nn.Module, roles: Roles, plan: Plan, ids: Tensor, threshold
     if plan.rotations.smooth or plan.kv.balance:  # the moments are those of the model with its prefix
         smooth(
             model, roles, ids, threshold, linears=plan.rotations.smooth, keys=plan.kv.balance,
-            center=plan.recipe.activations.center,
+            center=plan.recipe.activations.center, seed=plan.rotations.seed,
         )  # fmt: skip
     for name, scheme in plan.linears.items():
         if scheme.rotate:

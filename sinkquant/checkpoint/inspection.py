@@ -11,6 +11,7 @@ from typing import Any
 from sinkquant.checkpoint.manifest import verify
 from sinkquant.checkpoint.runtimes import Runtime, runtimes
 from sinkquant.checkpoint.stored import Weight, stored_tensors, stored_weights
+from sinkquant.transforms import names
 
 QUANTIZED = ("I8", "I32")
 METHOD = "sinkquant"
@@ -73,6 +74,9 @@ def inspect_folder(folder: Path) -> Inspection:
     floats = [weight for weight in weights if weight not in integer]
     recipe = manifest["recipe"]
     kv = _kv(stored)
+    fused = manifest.get("rotations")
+    rotated = sum(scheme.rotated for scheme in schemes.values())
+    online = names.online(rotate=kv.get("rotate", False), balance=kv.get("balance", False), linears=rotated)
     prefix = tuple(manifest["prefix"]) if recipe["target"] == "sink-aware" else ()
     choice = (manifest.get("report") or {}).get("prefix") or {}
     tokens = tuple(choice.get("tokens", ())) if tuple(choice.get("ids", ())) == prefix else ()
@@ -80,8 +84,8 @@ def inspect_folder(folder: Path) -> Inspection:
         folder=str(folder), model=manifest["model"], recipe=recipe["name"], target=recipe["target"],
         bytes=sum((folder / name).stat().st_size for name in manifest["files"]),
         bits=8 * sum(w.bytes for w in weights) / sum(w.parameters for w in weights),
-        prefix=prefix, prefix_tokens=tokens, fused=tuple(_fused(manifest.get("rotations"))),
-        online=tuple(_online(schemes.values(), kv)), kv=kv,
+        prefix=prefix, prefix_tokens=tokens, fused=("not recorded",) if fused is None else tuple(names.fused(fused)),
+        online=tuple(online), kv=kv,
         quantized=tuple(_parts(integer, schemes, weights)), floats=tuple(_parts(floats, schemes, weights)),
         runtimes=runtimes(recipe["target"], bool(prefix), kv), notes=tuple(manifest["notes"]),
         figures=manifest["figures"], versions=manifest["versions"], verified=len(manifest["files"]),
@@ -145,29 +149,3 @@ def _kv(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The scheme of keys and values; the same in all blocks."""
     groups = stored.get("attentions") or []
     return {key: value for key, value in groups[0]["scheme"].items() if key != "shape"} if groups else {"bits": 16}
-
-
-def _fused(rotations: Mapping[str, Any] | None) -> Iterator[str]:
-    """What was multiplied into the weights."""
-    if rotations is None:
-        yield "not recorded"
-        return
-    if rotations.get("fold_norms"):
-        yield "norms folded"
-    if rotations.get("smooth"):
-        yield "smoothing"
-    if rotations.get("stream"):
-        yield "R1 (stream)"
-    if rotations.get("values"):
-        yield f"R2 (values, {len(rotations['values'])} blocks)"
-
-
-def _online(schemes: Any, kv: Mapping[str, Any]) -> Iterator[str]:
-    """What is computed at run time."""
-    if kv.get("rotate"):
-        yield "R3 (queries and keys)"
-    if kv.get("balance"):
-        yield "balanced queries and keys"
-    count = sum(scheme.rotated for scheme in schemes)
-    if count:
-        yield f"rotated inputs ({count} linears)"

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from sinkquant.report.table import Sheet, key_values, rows
+from sinkquant.transforms import names
 
 if TYPE_CHECKING:  # these import torch
     from sinkquant.api.estimate import Estimate
     from sinkquant.api.plan import Plan
     from sinkquant.api.quantize import Result
     from sinkquant.quantization.scheme import LinearScheme
-    from sinkquant.transforms.apply import Rotations
 
 
 def plan_sheet(plan: Plan, cost: Estimate) -> Sheet:
@@ -38,7 +38,7 @@ def _plan_rows(plan: Plan) -> Iterator[tuple[str, Any]]:
     recent = f", the latest {plan.kv.recent} tokens in full precision" if plan.kv.recent else ""
     yield "KV cache", _bits(plan.kv.bits) + recent
     yield "prefix", f"tokens {', '.join(map(str, plan.prefix))}" if plan.prefix else "none"
-    yield "rotations", ", ".join(_rotations(plan.rotations)) or "none"
+    yield "transformations", ", ".join(_transformations(plan)) or "none"
     yield "checkpoint", size(plan.bytes)
     for note in plan.notes:
         yield "note", note
@@ -64,17 +64,10 @@ def _treatment(scheme: LinearScheme) -> str:
     return text + (", inputs rotated" if scheme.rotate else "")
 
 
-def _rotations(rotations: Rotations) -> Iterator[str]:
-    if rotations.fold_norms:
-        yield "norms folded"
-    if rotations.stream:
-        yield "R1 (stream)"
-    if rotations.values:
-        yield f"R2 (values, {len(rotations.values)} blocks)"
-    if rotations.keys:
-        yield "R3 (keys, online)"
-    if rotations.down:
-        yield "R4 (down projection, online)"
+def _transformations(plan: Plan) -> Iterator[str]:
+    yield from names.fused(vars(plan.rotations))
+    rotated = sum(scheme.rotate for scheme in plan.linears.values())
+    yield from names.online(rotate=plan.kv.rotate, balance=plan.kv.balance, linears=rotated)
 
 
 def _kind(name: str) -> str:

@@ -16,6 +16,9 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, GenerationConfig
 
+from sinkquant.models.source import weight_files
+from sinkquant.runtime.config import SinkquantQuantization
+
 
 def assemble(folder: Path, config: Any, dtype: torch.dtype | str) -> Any | None:
     """The model in `folder`, whose `config` has our quantization, on the CPU: bit for bit what `from_pretrained` loads.
@@ -26,8 +29,8 @@ def assemble(folder: Path, config: Any, dtype: torch.dtype | str) -> Any | None:
     if named is None or isinstance(named, tuple):
         return None
     tensors = dict(_read(folder))
-    groups = config.quantization_config["linears"]
-    linears = {name for group in groups if group["scheme"]["weight"] for name in group["targets"]}
+    schemes = SinkquantQuantization.from_dict(config.quantization_config).linears
+    linears = {name for name, scheme in schemes.items() if scheme.weight is not None}
     own = {name: tensors.pop(name) for name in list(tensors) if name.rpartition(".")[0] in linears}
     model = named.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype)
     empty = model.state_dict()
@@ -43,7 +46,7 @@ def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
     Words are read, for a kernel may lay them out anew: mapped ones would stay in memory beside the new ones.
     """
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder):
         with safe_open(file, "pt") as mapped, safe_open(file, "pt", backend="pread") as read:
             for name in mapped.keys():  # noqa: SIM118
                 yield name, (read if name.endswith(".weight_packed") else mapped).get_tensor(name)

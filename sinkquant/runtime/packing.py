@@ -38,16 +38,22 @@ def unpack(
     tensors: dict[str, Tensor], scheme: WeightScheme, out_features: int, in_features: int, codes: Tensor | None = None
 ) -> QuantizedWeight:
     """The inverse of `pack`; `codes` (out, in) int8 are given where they are kept in another form."""
-    scale, zero = tensors["weight_scale"], tensors.get("weight_zero_point")
+    scale = tensors["weight_scale"]
+    zero = unpack_zero(tensors.get("weight_zero_point"), scheme, scale)
     if not scheme.packed:
         return QuantizedWeight(tensors["weight"] if codes is None else codes, scale, zero)
     if codes is None:
         codes = unpack_from_int32(tensors["weight_packed"], scheme.bits, torch.Size((out_features, in_features)))
-    if zero is not None:
-        # Packed along the output: unpacked as its transpose, since the library needs contiguous words.
-        shape = torch.Size((scale.shape[1], scale.shape[0]))
-        zero = unpack_from_int32(zero.T.clone(memory_format=torch.contiguous_format), scheme.bits, shape).T
     return QuantizedWeight(codes, scale, zero)
+
+
+def unpack_zero(zero: Tensor | None, scheme: WeightScheme, scale: Tensor) -> Tensor | None:
+    """Zero points (out, groups) as numbers, from how they are stored; `scale` has their shape."""
+    if zero is None or not scheme.packed:
+        return zero
+    # Packed along the output: unpacked as its transpose, since the library needs contiguous words.
+    shape = torch.Size((scale.shape[1], scale.shape[0]))
+    return unpack_from_int32(zero.T.clone(memory_format=torch.contiguous_format), scheme.bits, shape).T
 
 
 def empty(scheme: WeightScheme, out_features: int, in_features: int) -> dict[str, Tensor]:

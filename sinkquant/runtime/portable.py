@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from sinkquant.models.source import weight_files
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
 from sinkquant.runtime.config import SinkquantQuantization
 
@@ -24,7 +25,7 @@ def portable_quantization(folder: Path, config: dict[str, Any]) -> SinkquantQuan
 def _quantized(folder: Path) -> list[str]:
     """Names of the modules with a stored weight scale."""
     names: list[str] = []
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder):
         with safe_open(file, "pt") as tensors:
             names += [key.removesuffix(".weight_scale") for key in tensors.keys() if key.endswith(".weight_scale")]  # noqa: SIM118
     return names

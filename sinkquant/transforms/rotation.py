@@ -38,7 +38,7 @@ class Rotation:
         return self.apply(torch.eye(self.size, dtype=torch.float64)).to(dtype)
 
     def _signs(self, x: Tensor) -> Tensor:
-        return _random_signs(index(self.size), index(self.seed or 0), x.dtype, x.device)
+        return random_signs(index(self.size), index(self.seed or 0), x.dtype, x.device)
 
     def _check(self, x: Tensor) -> None:
         if x.shape[-1] != self.size:
@@ -57,7 +57,7 @@ def per_head(x: Tensor, heads: int, rotation: Rotation) -> Tensor:
 
 
 @constant
-def _random_signs(size: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """±1 (size,) from torch's CPU generator, so that every device gets the same."""
+def random_signs(size: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """±1 (size,) drawn by `seed` from torch's CPU generator, so that every device gets the same."""
     bits = torch.randint(0, 2, (size,), generator=torch.Generator().manual_seed(seed))
     return (2 * bits - 1).to(device, dtype)

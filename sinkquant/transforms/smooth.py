@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.models.roles import Attention, Norm, NormKind
-from sinkquant.transforms.hadamard import fast_hadamard
+from sinkquant.transforms.rotation import Rotation
 
 FLOOR = 1e-5  # of the mean: channels that are never used must not be blown up
 
@@ -25,14 +25,17 @@ def balance(inputs: Tensor, weights: Tensor) -> Tensor:
     return d / d.log().mean().exp()
 
 
-def balance_full(inputs: Tensor, weights: Tensor) -> Tensor:
-    """Full transform T (n, n) for second moments of inputs and weights (n, n); all channels of x·T vary equally."""
+def balance_full(inputs: Tensor, weights: Tensor, seed: int) -> Tensor:
+    """Full transform T (n, n) for second moments of inputs and weights (n, n); all channels of x·T vary equally.
+
+    `seed` draws the random Hadamard rotation that T ends with.
+    """
     x, w = (_floored(moment.double()) for moment in (inputs, weights))
     root = _power(x, 0.5)
     middle = root @ w @ root
     values, vectors = torch.linalg.eigh(middle)
     values = values.clamp_min(1e-12 * values.max())
-    turned = fast_hadamard(vectors)  # the eigenvectors, then a Hadamard rotation
+    turned = Rotation(len(x), seed).apply(vectors)  # the eigenvectors, then a Hadamard rotation
     return _power(x, -0.5) @ (vectors * values.pow(0.25)) @ vectors.T @ turned
 
 

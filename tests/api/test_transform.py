@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,10 @@ SMOOTH = ("fold_norms", "r4", "smooth", "inputs", "balance")
 ALL = (*PARTS, "smooth", "inputs")
 
 
-def recipe(*parts: str) -> Recipe:
+def recipe(*parts: str, seed: int = 0) -> Recipe:
     overrides = [f"transforms.{part}={str(part in parts).lower()}" for part in ALL]
-    return load_recipe("w8a8-static", [*overrides, f"kv_cache.balance={str('balance' in parts).lower()}"])
+    overrides += [f"kv_cache.balance={str('balance' in parts).lower()}", f"transforms.seed={seed}"]
+    return load_recipe("w8a8-static", overrides)
 
 
 def shaken(model: torch.nn.Module) -> torch.nn.Module:
@@ -85,6 +87,18 @@ def test_other_families(family: str, parts: tuple[str, ...]) -> None:
         else Gemma3ForCausalLM(Gemma3TextConfig(**sizes, sliding_window=256))
     )  # fmt: skip
     assert run(shaken(model), recipe(*parts), (1, 4)) < 1e-5
+
+
+def test_the_seed_turns_signs_of_smoothed_channels(tiny_llama: LlamaForCausalLM) -> None:
+    """A Hadamard transform behind them is then a random one."""
+    first, second = shaken(tiny_llama), copy.deepcopy(tiny_llama)
+    for model, seed in ((first, 0), (second, 1)):
+        assert run(model, recipe("fold_norms", "smooth", seed=seed), ()) < 1e-5
+    for name in ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"):
+        one, other = (m.get_submodule(f"model.layers.0.{name}").weight for m in (first, second))
+        assert not torch.allclose(one, other)
+        if name.endswith(("q_proj", "gate_proj", "down_proj")):
+            torch.testing.assert_close(one.abs(), other.abs())
 
 
 def prepared(model: torch.nn.Module, prefix: tuple[int, ...]) -> torch.nn.Module:

@@ -44,7 +44,7 @@ def test_quantize_prints_plan_cost_and_figures(quantized: tuple[Path, Any]) -> N
     plan, cost, figures = (result.stdout.index(title) for title in ("Plan\n", "Cost\n", "Figures\n"))
     assert plan < cost < figures
     assert "weights 8 bits, inputs 8 bits static" in " ".join(result.stdout.split())
-    for word in ("prefix", "rotations", "checkpoint", "peak memory", "share", "result perplexity"):
+    for word in ("prefix", "transformations", "checkpoint", "peak memory", "share", "result perplexity"):
         assert word in result.stdout
     assert "quantize: 2 of 2 done" in result.stderr
     assert "plain quantize: 2 of 2 done" in result.stderr

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sinkquant.quantization.scheme import LinearScheme
 from sinkquant.runtime.linear import QuantizedLinear
+from sinkquant.runtime.packing import unpack_zero
 
 BLOCKS = (64, 32)
 GROUPS = (32, 64, 128, 256)
@@ -38,17 +39,13 @@ class Int4Kernel:
 
     def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
         """Codes in blocks, and (scale, −zero·scale) of every group and output in bfloat16, replace the stored words."""
-        block = cpu_block()
-        assert block is not None
-        layer.register_buffer("kernel_codes", to_blocks(layer.weight_packed, block), persistent=False)
+        layer.register_buffer("kernel_codes", to_blocks(layer.weight_packed, _block()), persistent=False)
         layer.register_buffer("kernel_ranges", _ranges(layer), persistent=False)
         del layer.weight_packed
 
     def codes(self, layer: QuantizedLinear) -> Tensor:
         """From the blocks."""
-        block = cpu_block()
-        assert block is not None
-        return from_blocks(layer.kernel_codes, block)
+        return from_blocks(layer.kernel_codes, _block())
 
     def __call__(self, layer: QuantizedLinear, x: Tensor) -> Tensor:
         """(rows, in) to (rows, out): inputs and scales are rounded to bfloat16, sums are in float32."""
@@ -61,8 +58,10 @@ class Int4Kernel:
 
 def _ranges(layer: QuantizedLinear) -> Tensor:
     """(scale, −zero·scale) of every group and output, (groups, out, 2) bfloat16."""
+    assert layer.scheme.weight is not None
     scale = layer.weight_scale
-    shift = torch.zeros_like(scale) if layer.scheme.weight.symmetric else -layer.quantized_weight().zero * scale  # type: ignore[union-attr, operator]
+    zero = unpack_zero(layer._buffers.get("weight_zero_point"), layer.scheme.weight, scale)
+    shift = torch.zeros_like(scale) if zero is None else -zero * scale
     return torch.stack([scale, shift], -1).transpose(0, 1).to(torch.bfloat16).contiguous()
 
 
@@ -80,6 +79,13 @@ def from_blocks(packed: Tensor, block: int) -> Tensor:
     planes = packed.reshape(out // block, 2 * half, block // 2)
     codes = torch.cat([planes & 15, planes >> 4], -1).view(torch.int8) - 8  # (blocks, in, block)
     return codes.transpose(1, 2).reshape(out, 2 * half)
+
+
+def _block() -> int:
+    """Of a CPU whose layout is known, as `suits` has made sure."""
+    block = cpu_block()
+    assert block is not None
+    return block
 
 
 @cache
