@@ -1,6 +1,6 @@
 """Which text to calibrate on: the recipes on WikiText, on what the model writes itself, and on Python's documentation.
 
-    python -m eval.calibration [--model smollm2|gemma3|stories260k] [--sequences N] [--length N]
+    python -m eval.calibration [--model smollm2|gemma3|stories260k] [--recipes RECIPE …] [--sequences N] [--length N]
 
 One command, resumable; writes the JSON and the Markdown table. `wikitext` is the subject's own calibration file.
 """
@@ -60,10 +60,11 @@ def markdown(rows: list[Row]) -> str:
 def main() -> None:
     """Measure what is missing and write the table."""
     parser = argparse.ArgumentParser(prog="python -m eval.calibration", description="The text to calibrate on.")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES, metavar="RECIPE")
     parser.add_argument("--sequences", type=int, default=16, help="calibration sequences")
     parser.add_argument("--length", type=int, default=1024, help="tokens a calibration sequence")
     options, subject = parse(parser)
-    for recipe in RECIPES:
+    for recipe in options.recipes:
         for case, at in cases(recipe, options.sequences, options.length, subject):
             run([case], at, "calibration", markdown)
 

@@ -60,6 +60,7 @@ CONTENDERS = (
     Contender("w4a16, bfloat16", "bfloat16", "w4a16", (*CALIBRATION, *TO_NEAREST)),
     Contender("w8a8, reference", "float32", "w8a8", CALIBRATION, "reference"),
     Contender("kv4, SinkCache", "float32", "kv4", (*CALIBRATION, *KV4, "sinks.prefix=[1]"), cache="sink"),
+    Contender("kv4, SinkCache, bfloat16", "bfloat16", "kv4", (*CALIBRATION, *KV4, "sinks.prefix=[1]"), cache="sink"),
     Contender("QuantizedCache, 4 bits", "float32", package="optimum.quanto", cache="quantized"),
     Contender("torchao int8", "float32", package="torchao"),
     Contender("quanto int8", "float32", package="optimum.quanto"),

@@ -42,4 +42,8 @@ def quantize(options: dict[str, Any], folder: Path, calibration: Tensor) -> Any:
 
 
 def save(model: Any, folder: Path) -> None:
+    """Its own folder, named after the model, is inside the one it is told: what it holds is moved up."""
     model.quantize_and_save(output_dir=str(folder), format="llm_compressor")
+    made = next(folder.rglob("config.json")).parent
+    for file in () if made == folder else list(made.iterdir()):
+        file.rename(folder / file.name)
