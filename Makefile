@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ASSETS ?= $(HOME)/.cache/sinkquant-assets
+# Each test process computes with one thread, and holds one model.
+WORKERS ?= 2
 MODEL := $(ASSETS)/smollm2-135m-instruct
 
 .PHONY: demo test lint assets clean
@@ -28,7 +30,7 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 test: $(VENV)/installed assets lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 clean:
 	rm -rf $(VENV) demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -58,13 +58,14 @@ def gap_closed(rows: list[Row], setting: str, arm: str) -> float | None:
     return (start - mean(math.log(row["result_perplexity"]) for row in own)) / (start - end)
 
 
-def markdown(name: str, rows: list[Row]) -> str:
-    """One line a cell."""
+def markdown(name: str, size: str, rows: list[Row]) -> str:
+    """One line a cell; `size`: how much text they were calibrated on."""
     lines = [
         f"# Ablation on {name}", "",
         "*none*: no prefix, no sink left out of the ranges, no transformation; *prefix*: sinks handled, nothing "
         "transformed; *rotation*: rotations, smoothing, balanced keys and centered inputs as in the recipe, sinks not "
-        "handled; *both*: the recipe. Gap closed: (loss of none − loss) / (loss of none − loss of full precision).", "",
+        "handled; *both*: the recipe. Outlier rows are routed in all of them, and smoothing's statistics leave the "
+        "largest rows out. Gap closed: (loss of none − loss) / (loss of none − loss of full precision).", "",
         "| setting | arm | perplexity | FP | gap closed | KL | top-1 | time |", "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for setting in SETTINGS:
@@ -82,7 +83,7 @@ def markdown(name: str, rows: list[Row]) -> str:
             )
 
     lines += ["", f"![Loss above full precision](ablation-{name}.svg)", "", *reading(rows)]
-    lines += ["", "## How it was measured", "", *conditions(rows)]
+    lines += ["", "## How it was measured", "", f"- Calibrated on {size} tokens.", *conditions(rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -135,7 +136,7 @@ def main() -> None:
 
     def report(rows: list[Row]) -> str:
         plot(options.model, rows)
-        return markdown(options.model, rows)
+        return markdown(options.model, f"{options.sequences} × {options.length}", rows)
 
     run(made, subject, f"ablation-{options.model}", report)
 

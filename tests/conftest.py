@@ -26,8 +26,12 @@ def existing(path: Path, remedy: str) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
+    """One or two threads, shared between the processes that pytest-xdist starts; those that tests start do the same."""
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(2, os.cpu_count() or 1))
+        cores = min(2, os.cpu_count() or 1)
+        threads = max(1, cores // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 @pytest.fixture(autouse=True)

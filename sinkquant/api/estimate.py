@@ -12,6 +12,7 @@ from sinkquant.api.budget import TOKENS
 from sinkquant.api.plan import Plan, Shapes, count
 
 PASSES = {"kv": 0.0, "rtn": 1.0, "static": 3.4, "gptq": 3.4}  # forward passes of the blocks
+TUNING = 4.0  # passes of a step of distillation: forward, again for the backward pass, gradients of both factors
 OVERHEAD = 2.0  # attention, searches and rounding, relative to the linears' products; measured on SmolLM2
 LIBRARIES = 600e6  # bytes that torch and transformers take by themselves
 
@@ -31,6 +32,7 @@ def estimate(plan: Plan, shapes: Shapes, tokens: int) -> Estimate:
     work = 2.0 * inside * tokens * PASSES[_kind(plan)] * OVERHEAD
     if plan.recipe.weights.budget is not None:  # from every site on, half of the blocks on average, and the head
         work += len(plan.linears) / 2 * TOKENS * (inside + 2.0 * (total - inside))
+    work += 2.0 * total * tokens * TUNING * plan.recipe.tuning.epochs
     widest = max(shapes[name][1] for name in plan.linears)
     narrow = min(shapes[name][1] for name in plan.linears)
     activations = 4.0 * tokens * (3 * widest + 2 * narrow)

@@ -92,7 +92,8 @@ def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Rotations:
     )  # fmt: skip
     if wanted.r2 and len(values) < len(roles.blocks):
         notes.append(f"R2 is left out in {len(roles.blocks) - len(values)} blocks without plain value projections")
-    return Rotations(fold, stream, values, wanted.r3, wanted.r4, wanted.seed, smooth, inputs)
+    keys = wanted.r3 and recipe.kv_cache.bits < 16  # keys that are not rounded would be rotated for nothing
+    return Rotations(fold, stream, values, keys, wanted.r4, wanted.seed, smooth, inputs)
 
 
 def _schemes(

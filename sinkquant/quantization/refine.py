@@ -21,7 +21,7 @@ def refine(
     weight: Tensor, start: QuantizedWeight, hessian: Tensor, scheme: WeightScheme, *, damping: float, sweeps: int
 ) -> QuantizedWeight:
     """Better codes and scales for `weight` (out, in) under the damped `hessian` (in, in)."""
-    h = hessian.float() + torch.eye(len(hessian)) * (damping * hessian.diagonal().mean().float())
+    h = hessian.float() + torch.eye(len(hessian)) * (damping * hessian.diagonal().mean().float().clamp_min(1e-12))
     codes, scale = start.codes.float(), start.scale.clone()
     zero = torch.zeros_like(scale) if start.zero is None else start.zero.float()
     for _ in range(sweeps):
@@ -63,6 +63,5 @@ def _descend_codes(weight: Tensor, codes: Tensor, scale: Tensor, zero: Tensor, h
             q = quantize(old + local[:, i] / h[j, j], s, z, scheme.grid)
             changes[:, i] = dequantize(q, s, z) - old
             codes[:, j] = q
-            local -= changes[:, i : i + 1] * h[j, begin:end]
-        residual[:, :begin] -= changes @ h[begin:end, :begin]
+            local[:, i + 1 :] -= changes[:, i : i + 1] * h[j, j + 1 : end]  # of inputs still to come
         residual[:, end:] -= changes @ h[begin:end, end:]

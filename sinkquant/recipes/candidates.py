@@ -12,7 +12,7 @@ DEFAULT_BITS, DEFAULT_TARGET = 8, "sink-aware"
 
 def candidate(bits: int | None, target: str | None) -> str:
     """The recipe's name; None stands for the default. Raises UsageError for bits or a target that no recipe has."""
-    bits, target = bits or DEFAULT_BITS, target or DEFAULT_TARGET
+    bits, target = DEFAULT_BITS if bits is None else bits, DEFAULT_TARGET if target is None else target
     widths, targets = ({key[place] for key in NAMES} for place in (0, 1))
     if bits not in widths:
         raise UsageError(

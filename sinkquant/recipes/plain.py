@@ -13,7 +13,7 @@ NO_TRANSFORMS = (
     *(f"transforms.{name}=false" for name in ("r1", "r2", "r3", "r4", "smooth", "inputs")),
     "kv_cache.balance=false", "activations.center=false",
 )  # fmt: skip
-TO_NEAREST = ("weights.method=rtn", "weights.sweeps=0")
+TO_NEAREST = ("weights.method=rtn", "weights.sweeps=0", "weights.budget=null", "tuning.epochs=0")
 
 
 def plain_counterpart(name: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -17,8 +17,8 @@ SHIFTS = ("bias", "sink_key", "sink_value", "key_offset", "value_offset")
 class Knob:
     """One tensor of a block, base + size·turn: `turn` starts at zero and is what the optimizer changes.
 
-    A scale's size is its own magnitude, element by element, so that a step changes every scale by the same share; a
-    shift's is its root mean square.
+    A scale's size is its own magnitude, element by element, so that a step changes every scale by the same share; so is
+    that of a norm's gain. A shift's is its root mean square.
     """
 
     name: str  # within its block
@@ -43,8 +43,19 @@ def block_knobs(block: nn.Module) -> list[Knob]:
             elif name in SHIFTS:
                 found.append(_knob(full, tensor, tensor.pow(2).mean().sqrt().expand_as(tensor)))
             elif name == "weight" and tensor.dim() == 1:  # a norm's; every matrix has two dimensions
-                found.append(_knob(full, tensor, tensor.abs()))
+                found.append(_knob(full, tensor, _gain(module, tensor)))
     return found
+
+
+def _gain(norm: nn.Module, weight: Tensor) -> Tensor:
+    """|γ|, or |1 + γ| for offset norms, (width,): what the norm makes of ±1, its bias left out."""
+    signs = torch.ones_like(weight)
+    signs[1::2] = -1
+    with torch.no_grad():
+        try:
+            return ((norm(signs) - norm(-signs)) / 2).abs()
+        except TypeError:  # a norm that takes a gate as well
+            return weight.abs()
 
 
 def _knob(name: str, tensor: Tensor, size: Tensor) -> Knob:

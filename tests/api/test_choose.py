@@ -68,7 +68,8 @@ def test_an_override_that_portable_recipes_cannot_have_keeps_the_sink_aware_one(
 
 @pytest.mark.parametrize("name", ["w8a8-static", "w8a8", "w4a16", "w4a8kv4"])
 def test_the_plain_counterpart_keeps_the_bits_and_nothing_else(name: str) -> None:
-    recipe, plain = load_recipe(name), plain_counterpart(name)
+    recipe, plain = load_recipe(name), plain_counterpart(name, ["effort=best", "weights.budget=5"])
+    assert (plain.tuning.epochs, plain.weights.budget) == (0, None)
     assert not any(value is True for value in plain.transforms.model_dump().values())
     assert (plain.sinks.prefix, plain.sinks.exclude, plain.kv_cache.balance) == ("none", False, False)
     assert (plain.weights.method, plain.activations.center) == ("rtn", False)
@@ -150,6 +151,11 @@ def test_a_dry_run_tells_the_proposal(stories_path: Path, stories_text: Path, tm
     assert result.choice is not None
     assert (result.choice.recipe, result.choice.plain_perplexity) == ("w8a8", None)
     assert "neither sinks nor outlier channels" in result.plan.notes[0]
+
+
+def test_no_bits_are_refused(stories_path: Path) -> None:
+    with pytest.raises(UsageError, match="bits is 0 but must be 4 or 8"):
+        sinkquant.quantize(stories_path, bits=0, dry_run=True)
 
 
 def test_a_recipe_and_wishes_exclude_each_other(stories_path: Path) -> None:

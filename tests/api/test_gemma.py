@@ -21,7 +21,10 @@ def test_recipe(gemma3_path: Path, tmp_path: Path, recipe: str) -> None:
     out = tmp_path / recipe
     result = sinkquant.quantize(
         gemma3_path, recipe=recipe, output=out, calibration=str(tmp_path / "text.txt"),
-        overrides=["calibration.sequences=2", "calibration.length=128", "sinks.prefix=[2]", "sinks.exclude=false"],
+        overrides=[
+            "calibration.sequences=2", "calibration.length=128",
+            "sinks.prefix=[2]", "sinks.exclude=false", "effort=fast",
+        ],
     )  # fmt: skip
     assert not result.plan.rotations.stream
     assert result.figures["transform_error"] < 1e-4

@@ -46,6 +46,16 @@ def test_the_loss_falls_and_codes_stay(make: Callable[..., Result], tmp_path: Pa
     assert any(not torch.equal(before[name], after[name]) for name in before if name.endswith("weight_scale"))
 
 
+def test_what_gets_worse_is_not_kept(make: Callable[..., Result], tmp_path: Path) -> None:
+    make(tmp_path / "plain", "w4a16")
+    done = make(tmp_path / "tuned", "w4a16", "tuning.epochs=1", "tuning.rate=0.1")
+    tuning = done.figures["tuning"]
+    assert not tuning["kept"]
+    assert tuning["after"] >= tuning["before"]
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "tuned"))
+    assert all(torch.equal(before[name], after[name]) for name in before.keys() | after.keys())
+
+
 def test_rounding_passes_gradients_and_changes_no_bit() -> None:
     x = torch.randn(1000) * 20
     assert torch.equal(round_through(x), x.round())

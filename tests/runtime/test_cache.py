@@ -46,8 +46,8 @@ def quantized(model: Any, scheme: KVScheme, prefix: int = 2) -> Any:
         install(module, scheme, *torch.randn(2, heads, prefix, size).unbind() if prefix else (None, None))
         for name, shape in balance_shapes(heads, size).items() if scheme.balance else ():
             module.register_buffer(name, torch.randn(shape) / 4)
-        if scheme.balance:
-            module.key_transform += torch.eye(size)
+        if scheme.balance:  # near the identity: an ill-conditioned inverse would hide the cache's own digits
+            module.key_transform.div_(4).add_(torch.eye(size))
             module.query_transform = torch.linalg.inv(module.key_transform).transpose(1, 2).contiguous()
     return model.eval().requires_grad_(False)
 
