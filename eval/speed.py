@@ -38,7 +38,8 @@ STATIC = ("sinks.prefix=[1]", "activations.clip=none")
 class Contender:
     """A way to run the model: itself, after a recipe, or quantized on loading by another `package`.
 
-    `cache`: transformers' default, its QuantizedCache (with a backend of `package`), or ours.
+    `cache`: transformers' default, its QuantizedCache (with a backend of `package`), or ours. `checksums`: whether ours
+    are compared on loading.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Contender:
     execution: str = "auto"
     package: str | None = None
     cache: str = "default"
+    checksums: bool = True
 
 
 CONTENDERS = (
@@ -55,6 +57,7 @@ CONTENDERS = (
     Contender("bfloat16", "bfloat16"),
     Contender("w8a8", "float32", "w8a8", CALIBRATION),
     Contender("w8a8-static", "float32", "w8a8-static", (*CALIBRATION, *STATIC)),
+    Contender("w8a8-static, no checksums", "float32", "w8a8-static", (*CALIBRATION, *STATIC), checksums=False),
     Contender("w8a8, bfloat16", "bfloat16", "w8a8", CALIBRATION),
     Contender("w4a16", "float32", "w4a16", (*CALIBRATION, *TO_NEAREST)),
     Contender("w4a16, bfloat16", "bfloat16", "w4a16", (*CALIBRATION, *TO_NEAREST)),
@@ -77,7 +80,8 @@ def load(contender: Contender, folder: Path) -> Any:
 
     dtype = getattr(torch, contender.dtype)
     if contender.recipe is not None:
-        return sinkquant.load(folder, dtype=dtype, execution=contender.execution)  # type: ignore[arg-type]
+        execution: Any = contender.execution
+        return sinkquant.load(folder, dtype=dtype, execution=execution, checksums=contender.checksums)
     config: Any = None
     if contender.package == "torchao":
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig  # type: ignore[import-not-found]
@@ -276,10 +280,12 @@ def installed(package: str) -> bool:
 
 
 def processor() -> str:
-    """The processor's architecture and what torch uses of it."""
+    """The processor's architecture and what it has of the instructions that decide here."""
     import torch
 
-    return f"{platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
+    has = torch.cpu.get_capabilities()
+    names = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "sha")
+    return ", ".join([platform.machine(), *(name for name in names if has.get(name))])
 
 
 if __name__ == "__main__":

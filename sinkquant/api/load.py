@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ def load(
     device_map: Any = None,
     offload_folder: str | Path | None = None,
     execution: Literal["reference", "auto"] = "reference",
+    checksums: bool = True,
 ) -> Any:
     """Load a checkpoint of either kind in evaluation mode.
 
@@ -37,6 +38,9 @@ def load(
 
     `device_map` and `offload_folder` are those of transformers: modules on "disk" are read when they are called, their
     packed weights and prefix with them. The logits stay the same bits.
+
+    `checksums`: whether every file is compared with its checksum meanwhile. A processor without SHA instructions hashes
+    more slowly than it loads; leave it out where the files were verified before.
 
     Raises SinkquantError where a file is missing or has changed (its checksum is named).
     """
@@ -51,7 +55,7 @@ def load(
     portable = manifest["recipe"]["target"] == "portable"
     # compressed-tensors cannot unpack what lies on disk; our own runtime never unpacks
     packed = execution == "auto" or offload_folder is not None
-    with _verifying(folder), quiet():
+    with _verifying(folder) if checksums else nullcontext(), quiet():
         config = AutoConfig.from_pretrained(folder)
         if portable and packed:
             config.quantization_config = portable_quantization(folder, config.quantization_config).to_dict()

@@ -116,19 +116,16 @@ def keep_recent(call: AttentionCall, key: Versions, value: Versions, recent: int
 
 def prepend(call: AttentionCall, sink_key: Tensor, sink_value: Tensor) -> AttentionCall:
     """The call with the prefix in front of keys and values, visible to every query."""
-    call = call.explicit()
+    if call.query.shape[2] > 1:  # a single query without a mask sees everything, the prefix too
+        call = call.explicit()
     batch, length = call.key.shape[0], sink_key.shape[1]
     key = sink_key.to(call.key.dtype).expand(batch, -1, -1, -1)  # (B, Hkv, P, d)
     value = sink_value.to(call.value.dtype).expand(batch, -1, -1, -1)
     mask = call.mask
-    assert mask is not None
-    visible = mask.new_ones if mask.dtype == torch.bool else mask.new_zeros
-    return replace(
-        call,
-        key=torch.cat([key, call.key], dim=2),
-        value=torch.cat([value, call.value], dim=2),
-        mask=torch.cat([visible(*mask.shape[:-1], length), mask], dim=-1),
-    )
+    if mask is not None:
+        visible = mask.new_ones if mask.dtype == torch.bool else mask.new_zeros
+        mask = torch.cat([visible(*mask.shape[:-1], length), mask], dim=-1)
+    return replace(call, key=torch.cat([key, call.key], dim=2), value=torch.cat([value, call.value], dim=2), mask=mask)
 
 
 BALANCE = ("key_transform", "query_transform", "key_offset", "value_offset")

@@ -77,6 +77,7 @@ def test_a_changed_byte_is_named(stories_path: Path, tmp_path: Path) -> None:
     expected = read_manifest(folder)["files"]["model.safetensors"]
     with pytest.raises(sinkquant.SinkquantError, match=f"its checksum is not {expected}"):
         sinkquant.load(folder)
+    assert sinkquant.load(folder, checksums=False) is not None
 
 
 def test_an_existing_folder_is_kept_and_replaced_only_when_complete(stories_path: Path, tmp_path: Path) -> None:

@@ -79,3 +79,12 @@ def test_the_prefix_is_neither_quantized_nor_masked() -> None:
     added = prepend(AttentionCall(exact.query, exact.key, exact.value, additive), module.sink_key, module.sink_value)
     assert added.mask is not None
     assert added.mask[..., :3].eq(0).all()
+
+
+def test_a_single_query_sees_the_prefix_without_a_mask() -> None:
+    """As it does with a mask that hides nothing."""
+    key, value = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
+    exact = call(length=1, past=5)
+    bare, masked = prepend(exact, key, value), prepend(exact.explicit(), key, value)
+    assert bare.mask is None and masked.mask is not None and masked.mask.all()
+    assert torch.equal(bare.key, masked.key) and torch.equal(bare.value, masked.value)

@@ -76,9 +76,9 @@ def to_blocks(words: Tensor, block: int) -> Tensor:
 def from_blocks(packed: Tensor, block: int) -> Tensor:
     """The layout's codes, (out, in) int8."""
     out, half = packed.shape
-    planes = packed.reshape(out // block, 2 * half, block // 2)
-    codes = torch.cat([planes & 15, planes >> 4], -1).view(torch.int8) - 8  # (blocks, in, block)
-    return codes.transpose(1, 2).reshape(out, 2 * half)
+    # Transposed while two codes still share a byte: the pass over memory that costs most is half as long.
+    planes = packed.reshape(out // block, 2 * half, block // 2).transpose(1, 2).contiguous()  # (blocks, block / 2, in)
+    return torch.stack([planes & 15, planes >> 4], 1).view(torch.int8).sub_(8).reshape(out, 2 * half)
 
 
 def _block() -> int:
