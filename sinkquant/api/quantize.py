@@ -30,6 +30,7 @@ from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.evaluation.probe import probe_ids, take_probe
 from sinkquant.evaluation.score import evaluate_one
 from sinkquant.evaluation.versions import versions
+from sinkquant.models.experts import refuse_float_experts
 from sinkquant.models.fingerprint import fingerprint
 from sinkquant.models.finite import check_finite
 from sinkquant.models.load import load_model, load_tokenizer
@@ -140,6 +141,8 @@ def run(
         network.requires_grad_(False)
         check_finite(network)
         roles = trace_roles(network)
+        if revise is None and chosen.target == "portable":
+            refuse_float_experts(network.config)
         bos = bos_policy(chosen.calibration.bos, tokenizer)
         text, held_out = _texts(chosen, calibration, tokenizer, network)
     report = None
@@ -152,6 +155,8 @@ def run(
     why: list[str] = []
     if revise is not None:
         chosen, *why = revise(report)
+        if chosen.target == "portable":
+            refuse_float_experts(network.config)
     prefix = _prefix(chosen, report)
     shapes = _shapes(network, roles)
     plan = make_plan(chosen, prefix, roles, shapes, refuse_prefix(roles))

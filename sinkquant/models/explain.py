@@ -20,8 +20,11 @@ def norm_kind(module: nn.Module) -> NormKind | None:
     if next(module.children(), None) is not None or not isinstance(weight, Tensor) or weight.dim() != 1:
         return None
     x = torch.randn(3, weight.numel(), generator=torch.Generator().manual_seed(0)).to(weight)
-    with torch.no_grad():
-        y, gamma, x = module(x).double(), weight.double(), x.double()
+    try:
+        with torch.no_grad():
+            y, gamma, x = module(x).double(), weight.double(), x.double()
+    except TypeError:  # a norm that takes a gate as well, as linear attentions have
+        return None
     unit = x / x.pow(2).mean(-1, keepdim=True).sqrt()
     centred = x - x.mean(-1, keepdim=True)
     layer = centred / centred.pow(2).mean(-1, keepdim=True).sqrt() * gamma

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 from sinkquant.errors import SinkquantError
 from sinkquant.models.attention import register
@@ -29,7 +30,20 @@ def flag_final_norm(model: nn.Module, name: str | None) -> None:
     if name is None:
         return
     norm = model.get_submodule(name)
+    if type(norm) is nn.LayerNorm:
+        made = FlaggedLayerNorm(norm.normalized_shape, norm.eps, bias=False, device="meta")
+        made.weight, made.bias = norm.weight, norm.bias
+        replace_module(model, name, made)
+        norm = made
     norm.weight = nn.Parameter(norm.weight.detach().reshape(1, -1), requires_grad=False)  # type: ignore[union-attr, operator]
+
+
+class FlaggedLayerNorm(nn.LayerNorm):
+    """A layer norm whose weight has that leading axis, (1, width): torch's own does not take it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, width) -> (…, width)."""
+        return layer_norm(x, self.normalized_shape, self.weight.reshape(-1), self.bias, self.eps)
 
 
 def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
