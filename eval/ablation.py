@@ -11,7 +11,7 @@ import argparse
 import math
 from statistics import mean, stdev
 
-from eval.runs import RESULTS, Case, Row, conditions, parse, run
+from eval.runs import RESULTS, UNTUNED, Case, Row, conditions, parse, run
 from sinkquant.recipes.plain import NO_SINKS, NO_TRANSFORMS
 
 ARMS = {"none": (*NO_SINKS, *NO_TRANSFORMS), "prefix": NO_TRANSFORMS, "rotation": NO_SINKS, "both": ()}
@@ -35,7 +35,7 @@ def cases(seeds: int, sequences: int, length: int) -> list[Case]:
                 if seed and arm in ("none", "prefix"):
                     continue
                 labels = (("setting", setting), ("arm", arm), ("seed", seed))
-                made.append(Case(labels, recipe, (*overrides, *size, *changes, f"transforms.seed={seed}")))
+                made.append(Case(labels, recipe, (*overrides, *UNTUNED, *size, *changes, f"transforms.seed={seed}")))
     return made
 
 

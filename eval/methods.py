@@ -10,15 +10,15 @@ from __future__ import annotations
 import argparse
 import math
 
-from eval.runs import Case, Row, conditions, parse, run
+from eval.runs import UNTUNED, Case, Row, conditions, parse, run
 
 RECIPE = "w4a4kv4"
 SIZE = ("calibration.sequences=8", "calibration.length=512")
-WHOLE = "the recipe as it is"
+WHOLE = "nothing"
 CHANGES: dict[str, tuple[str, ...]] = {
     WHOLE: (),
     "weights rounded to nearest": ("weights.method=rtn", "weights.sweeps=0"),
-    "no coordinate descent after GPTQ (`effort=fast`)": ("effort=fast",),
+    "no coordinate descent after GPTQ": ("weights.sweeps=0",),
     "GPTQ in the order of the columns": ("weights.act_order=false",),
     "GPTQ's damping 0.01 in place of 0.1": ("weights.damping=0.01",),
     "5 bits a weight, spent by sensitivity": ("weights.budget=5",),
@@ -39,7 +39,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
 
 def cases(names: list[str]) -> list[Case]:
     """One run a change."""
-    return [Case((("change", name),), RECIPE, (*SIZE, *CHANGES[name])) for name in names]
+    return [Case((("change", name),), RECIPE, (*SIZE, *UNTUNED, *CHANGES[name])) for name in names]
 
 
 def markdown(model: str, rows: list[Row]) -> str:
@@ -48,8 +48,8 @@ def markdown(model: str, rows: list[Row]) -> str:
     whole = found.get(WHOLE)
     lines = [
         f"# What each method brings on {model}", "",
-        f"`{RECIPE}` with one thing changed at a time. More: nats a token that the change costs beside the recipe as "
-        "it is (the difference of the logarithms of the perplexities); below zero the change helps.", "",
+        f"`{RECIPE}` with `{' '.join(UNTUNED)}` and one thing changed at a time. More: nats a token that the change "
+        "costs (the difference of the logarithms of the perplexities); below zero it helps.", "",
         "| changed | perplexity | more | KL | top-1 | prefix | time |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name in CHANGES:

@@ -12,7 +12,7 @@ import argparse
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from eval.runs import Case, Row, conditions, parse, run
+from eval.runs import UNTUNED, Case, Row, conditions, parse, run
 from sinkquant.recipes.plain import NO_SINKS, NO_TRANSFORMS
 
 ABOUT = {
@@ -67,7 +67,7 @@ def cases(names: list[str], seeds: int, naive: bool) -> list[Case]:
                 setting = SETTINGS[name]
                 if (seed and name not in SEEDED) or (kind == "naive" and setting.naive is None):
                     continue
-                extra = (*NO_SINKS, *NO_TRANSFORMS, *(setting.naive or ())) if kind == "naive" else ()
+                extra = (*UNTUNED, *NO_SINKS, *NO_TRANSFORMS, *(setting.naive or ())) if kind == "naive" else ()
                 overrides = (*setting.overrides, *extra, *((f"transforms.seed={seed}",) if seed else ()))
                 labels = (("setting", name), ("kind", kind), ("seed", seed))
                 made.append(Case(labels, setting.recipe, overrides))
@@ -102,8 +102,8 @@ def markdown(title: str, goals: bool, rows: list[Row]) -> str:
         "", "Naive, result and FP are perplexities; seeds: mean and standard deviation over seeds of the random signs; "
         "KL in nats a token; size is that of the weight files; time and memory are those of `quantize`, its proof "
         "included, with the threads in brackets.", "",
-        "Naive: no prefix, no sink left out of the ranges, no transformation, everything else as in the setting, "
-        f"outlier rows routed{extra}.", "",
+        "Naive: no prefix, no sink left out of the ranges, no transformation, coordinate descent in place of "
+        f"distillation, everything else as in the setting, outlier rows routed{extra}.", "",
         "## How it was measured", "", *conditions(rows),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

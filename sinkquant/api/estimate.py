@@ -32,7 +32,8 @@ def estimate(plan: Plan, shapes: Shapes, tokens: int) -> Estimate:
     work = 2.0 * inside * tokens * PASSES[_kind(plan)] * OVERHEAD
     if plan.recipe.weights.budget is not None:  # from every site on, half of the blocks on average, and the head
         work += len(plan.linears) / 2 * TOKENS * (inside + 2.0 * (total - inside))
-    work += 2.0 * total * tokens * TUNING * plan.recipe.tuning.epochs
+    tuning = plan.recipe.tuning
+    work += 2.0 * total * min(tokens, tuning.tokens or tokens) * TUNING * tuning.epochs
     widest = max(shapes[name][1] for name in plan.linears)
     narrow = min(shapes[name][1] for name in plan.linears)
     activations = 4.0 * tokens * (3 * widest + 2 * narrow)

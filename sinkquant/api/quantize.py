@@ -194,7 +194,7 @@ def run(
     if tuning.epochs:
         with stages("targets"):
             tuned_held = pieces(held_ids, tuning.length)
-            tuned_on = torch.cat([pieces(ids, tuning.length), tuned_held])
+            tuned_on = torch.cat([pieces(ids, tuning.length, tuning.tokens), tuned_held])
             expected_states = targets(network, roles, tuned_on)
     with stages("quantize", steps=True):
         quantize_blocks(network, roles, plan, ids, threshold, store, lambda d, t: tell("quantize", d, t))

@@ -14,10 +14,11 @@ from sinkquant.recipes.schema import Tuning
 from sinkquant.tuning.distill import Distillation, Tuned, distill
 
 
-def pieces(ids: Tensor, length: int) -> Tensor:
-    """Sequences (N, T) cut into (M, min(length, T)); what is left at the end of each is dropped."""
+def pieces(ids: Tensor, length: int, tokens: int | None = None) -> Tensor:
+    """Sequences (N, T) cut into (M, min(length, T)), at least one and at most `tokens` in all; ends are dropped."""
     length = min(length, ids.shape[1])
-    return ids[:, : ids.shape[1] // length * length].reshape(-1, length)
+    cut = ids[:, : ids.shape[1] // length * length].reshape(-1, length)
+    return cut if tokens is None else cut[: max(1, tokens // length)]
 
 
 def targets(model: Any, roles: Roles, ids: Tensor) -> list[Tensor]:

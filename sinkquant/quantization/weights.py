@@ -25,6 +25,11 @@ class QuantizedWeight:
         """The weight (out, in) float32 that the codes stand for."""
         return expand_and_dequantize(self.codes, self.scale, self.zero)
 
+    def integers(self) -> Tensor:
+        """q − z (out, in) float32, for one scale a channel: what that scale multiplies."""
+        codes = self.codes.float()
+        return codes if self.zero is None else codes - self.zero.float()
+
 
 def clip_candidates(bits: int) -> list[float]:
     """Shares of the full range that a clip search tries: coarse grids gain from a narrower range, 8 bits hardly."""

@@ -8,10 +8,14 @@ from typing import Any
 from .merge import merge
 
 EFFORT: dict[str, dict[str, Any]] = {
-    "fast": {"weights": {"sweeps": 0}},
+    "fast": {"weights": {"sweeps": 0}, "tuning": {"epochs": 0}},
     "default": {},
     # Twice the text carries less damping, and one pass over it fits the text less than two over half of it.
-    "best": {"calibration": {"sequences": 32}, "weights": {"damping": 0.05}, "tuning": {"epochs": 1}},
+    "best": {
+        "calibration": {"sequences": 32},
+        "weights": {"damping": 0.05, "sweeps": 2},
+        "tuning": {"epochs": 1, "tokens": None},
+    },
 }
 
 

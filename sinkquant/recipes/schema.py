@@ -113,9 +113,12 @@ class KVCache(Section):
 class Tuning(Section):
     """Distillation after rounding: codes stay, everything that scales or shifts them is fitted to full precision."""
 
-    epochs: int = Field(default=0, ge=0, le=20, description="Passes over the calibration text; 0 leaves tuning out.")
+    epochs: int = Field(default=0, ge=0, le=20, description="Passes over the text; 0 leaves tuning out.")
     rate: float = Field(default=2e-3, gt=0, le=0.1, strict=False, description="Largest relative change a step.")
     length: int = Field(default=512, ge=16, description="Tokens of text a step sees at once.")
+    tokens: Annotated[int, Field(ge=16)] | None = Field(
+        default=None, description="Tokens of the calibration text that are fitted, at most; null for all."
+    )
 
 
 class CalibrationSpec(Section):

@@ -163,8 +163,19 @@ class QuantizedLinear(nn.Module):
     def _float(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         # By rows: of a slice of sequences torch would multiply each by a copy of the weight of its own.
-        y = linear(x.reshape(-1, self.in_features), self.dequantized_weight(x.dtype), bias)
+        rows = x.reshape(-1, self.in_features)
+        if self._scales_are_fitted():
+            # The scales of channels can as well multiply the outputs: no gradient as large as the weight is needed.
+            weight = self.quantized_weight()
+            y = linear(rows, weight.integers().to(x.dtype)) * weight.scale.T.to(x.dtype)
+            y = y if bias is None else y + bias
+        else:
+            y = linear(rows, self.dequantized_weight(x.dtype), bias)
         return y.reshape(*x.shape[:-1], self.out_features)
+
+    def _scales_are_fitted(self) -> bool:
+        """Whether tuning asks for the gradient of scales that are one a channel."""
+        return self.scheme.weight is not None and self.weight_scale.requires_grad and self.weight_scale.shape[1] == 1
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """What is stored never depends on the kernel."""

@@ -46,14 +46,22 @@ class Distillation:
         self.knobs = [block_knobs(block) for block in self.blocks]
         self.head = Head(model, roles)
 
-    def loss(self, batch: int) -> Tensor:
-        """Mean KL in nats a token on one batch."""
+    def loss(self, batch: int) -> float:
+        """Mean KL in nats a token on one batch; where gradients are on, those of all turns are added up."""
         hidden = self.walk.inputs[batch].detach()
         for index, (block, knobs) in enumerate(zip(self.blocks, self.knobs, strict=True)):
             hidden = self._block(block, knobs, hidden, self.walk.arguments(index)[batch])
-        pairs = zip(hidden.flatten(0, 1).split(ROWS), self.targets[batch].flatten(0, 1).split(ROWS), strict=True)
-        total = torch.stack([checkpoint(self.head.divergence, *pair, use_reentrant=False) for pair in pairs]).sum()
-        return total / self.targets[batch].shape[:2].numel()
+        rows, target = hidden.flatten(0, 1), self.targets[batch].flatten(0, 1)
+        end, total = rows.detach().requires_grad_(), 0.0
+        # Some rows at a time, backwards at once: their logits need neither be kept nor computed again.
+        for got, expected in zip(end.split(ROWS), target.split(ROWS), strict=True):
+            part = self.head.divergence(got, expected) / len(target)
+            total += part.item()
+            if torch.is_grad_enabled():
+                part.backward()  # type: ignore[no-untyped-call]
+        if torch.is_grad_enabled():
+            rows.backward(end.grad)  # type: ignore[no-untyped-call]
+        return total
 
     def _block(self, block: nn.Module, knobs: list[Knob], hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
         def forward(x: Tensor, *turns: Tensor) -> Tensor:
@@ -85,7 +93,7 @@ def distill(run: Distillation, held_out: int, spec: Tuning, progress: Callable[[
     for _ in range(spec.epochs):
         for batch in torch.randperm(train, generator=generator).tolist():
             optimizer.zero_grad()
-            run.loss(batch).backward()  # type: ignore[no-untyped-call]
+            run.loss(batch)
             optimizer.step()
             schedule.step()
             done += 1
@@ -99,4 +107,4 @@ def distill(run: Distillation, held_out: int, spec: Tuning, progress: Callable[[
 
 def _mean_loss(run: Distillation, batches: range) -> float:
     with torch.no_grad():
-        return sum(float(run.loss(batch)) for batch in batches) / len(batches)
+        return sum(run.loss(batch) for batch in batches) / len(batches)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 import sinkquant
 from sinkquant.api.quantize import Result
+from sinkquant.api.tune import pieces
 from sinkquant.quantization.grid import Grid, fake_quantize, round_through
 
 COMMON = ["calibration.sequences=16", "calibration.length=128", "tuning.length=128", "export.dtype=float32"]
@@ -33,7 +34,7 @@ def make(stories_path: Path, shared_dir: Path) -> Callable[..., Result]:
 
 @pytest.mark.parametrize("recipe", ["w4a4kv4", "w4a16"])
 def test_the_loss_falls_and_codes_stay(make: Callable[..., Result], tmp_path: Path, recipe: str) -> None:
-    make(tmp_path / "plain", recipe)
+    make(tmp_path / "plain", recipe, "tuning.epochs=0")
     done = make(tmp_path / "tuned", recipe, "tuning.epochs=2", "tuning.rate=0.005")
     tuning = done.figures["tuning"]
     assert tuning["kept"]
@@ -47,13 +48,20 @@ def test_the_loss_falls_and_codes_stay(make: Callable[..., Result], tmp_path: Pa
 
 
 def test_what_gets_worse_is_not_kept(make: Callable[..., Result], tmp_path: Path) -> None:
-    make(tmp_path / "plain", "w4a16")
+    make(tmp_path / "plain", "w4a16", "tuning.epochs=0")
     done = make(tmp_path / "tuned", "w4a16", "tuning.epochs=1", "tuning.rate=0.1")
     tuning = done.figures["tuning"]
     assert not tuning["kept"]
     assert tuning["after"] >= tuning["before"]
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "tuned"))
     assert all(torch.equal(before[name], after[name]) for name in before.keys() | after.keys())
+
+
+def test_text_is_cut_into_equal_pieces_and_not_more_than_asked_for() -> None:
+    ids = torch.arange(20).reshape(2, 10)
+    assert pieces(ids, 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [10, 11, 12, 13], [14, 15, 16, 17]]
+    assert pieces(ids, 4, tokens=11).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert pieces(ids, 16, tokens=1).tolist() == [list(range(10))]
 
 
 def test_rounding_passes_gradients_and_changes_no_bit() -> None:

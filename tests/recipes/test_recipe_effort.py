@@ -7,12 +7,14 @@ from pathlib import Path
 from sinkquant.recipes import load_recipe
 
 
-def test_best_adds_text_and_tuning_and_fast_leaves_out_the_sweeps() -> None:
-    plain, best = load_recipe("w4a4kv4"), load_recipe("w4a4kv4", ["effort=best"])
-    assert (plain.tuning.epochs, best.tuning.epochs) == (0, 1)
+def test_best_adds_text_and_descent_and_fast_leaves_tuning_out() -> None:
+    fast, plain, best = (load_recipe("w4a4kv4", [f"effort={name}"]) for name in ("fast", "default", "best"))
+    assert [recipe.tuning.epochs for recipe in (fast, plain, best)] == [0, 1, 1]
+    assert [recipe.weights.sweeps for recipe in (fast, plain, best)] == [0, 0, 2]
+    assert plain.tuning.tokens == plain.calibration.sequences * plain.calibration.length / 2
+    assert best.tuning.tokens is None
     assert best.calibration.sequences == 2 * plain.calibration.sequences
     assert best.weights.damping < plain.weights.damping
-    assert load_recipe("w4a4kv4", ["effort=fast"]).weights.sweeps == 0
 
 
 def test_keys_that_are_set_beside_it_win(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_digest_is_the_hash_of_canonical_json() -> None:
         '"effort":"default","export":{"dtype":"auto","shard_size":"5GB"},"kv_cache":{"balance":false,"bits":16,"recent":0},'
         '"name":"w8a8","sinks":{"exclude":true,"max_prefix":4,"prefix":"none"},"target":"portable",'
         '"transforms":{"fold_norms":true,"inputs":false,"r1":true,"r2":true,"r3":false,"r4":false,"seed":0,"smooth":false},'
-        '"tuning":{"epochs":0,"length":512,"rate":0.002},'
+        '"tuning":{"epochs":0,"length":512,"rate":0.002,"tokens":null},'
         '"weights":{"act_order":true,"bits":8,"clip":"mse","damping":0.01,'
         '"embedding_bits":16,"group_size":null,"head_bits":16,"limit":null,"method":"rtn","sweeps":0,"symmetric":true}}'
     )
