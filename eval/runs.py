@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parent / "results"
 ASSETS = Path(os.environ.get("SINKQUANT_ASSETS", Path.home() / ".cache" / "sinkquant-assets"))
 SHARED = Path(os.environ.get("SINKQUANT_SHARED", Path(__file__).parents[2] / "shared")) / "assets"
 
-# Studies of one thing at a time: rounding alone, so that what is fitted afterwards does not hide it.
+# Naive counterparts and studies of one thing: rounding alone, so that what is fitted afterwards hides nothing.
 UNTUNED = ("tuning.epochs=0", "weights.sweeps=2")
 
 Row = dict[str, Any]

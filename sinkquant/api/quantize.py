@@ -141,8 +141,8 @@ def run(
         network.requires_grad_(False)
         check_finite(network)
         roles = trace_roles(network)
-        if revise is None and chosen.target == "portable":
-            refuse_float_experts(network.config)
+        if revise is None:
+            refuse_float_experts(chosen.target, network.config)
         bos = bos_policy(chosen.calibration.bos, tokenizer)
         text, held_out = _texts(chosen, calibration, tokenizer, network)
     report = None
@@ -155,8 +155,7 @@ def run(
     why: list[str] = []
     if revise is not None:
         chosen, *why = revise(report)
-        if chosen.target == "portable":
-            refuse_float_experts(network.config)
+        refuse_float_experts(chosen.target, network.config)
     prefix = _prefix(chosen, report)
     shapes = _shapes(network, roles)
     plan = make_plan(chosen, prefix, roles, shapes, refuse_prefix(roles))

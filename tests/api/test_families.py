@@ -29,8 +29,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Gemma2": {"query_pre_attn_scalar": 16, "sliding_window": 32},  # softcapped logits, offset norms, windows
 }
 STOCK = "import sys; from transformers import AutoModelForCausalLM as A; A.from_pretrained(sys.argv[1])"
-
-
 SMALL = ["calibration.sequences=4", "calibration.length=64", "tuning.length=64"]
 
 
