@@ -58,7 +58,8 @@ def load(
     with _verifying(folder) if checksums else nullcontext(), quiet():
         config = AutoConfig.from_pretrained(folder)
         if portable and packed:
-            config.quantization_config = portable_quantization(folder, config.quantization_config).to_dict()
+            limit = manifest["recipe"]["weights"]["limit"]
+            config.quantization_config = portable_quantization(folder, config.quantization_config, limit).to_dict()
         whole = device_map is None and offload_folder is None and (packed or not portable)
         model = (assemble(folder, config, dtype) if whole else None) or AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, device_map=device_map, use_safetensors=True,

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, softmax
+from torch.nn.functional import pad, scaled_dot_product_attention, softmax
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
@@ -36,6 +36,7 @@ class AttentionCall:
     softcap: float | None = None  # logits become c·tanh(logits / c)
     sink_logits: Tensor | None = None  # (H,), extra terms of the softmax's denominator
     cache: Any = None  # a cache layer that waits for `key` and `value`, then the new tokens alone; a stage writes them
+    prefix: int = 0  # without a mask: that many keys come first and are visible to every query
 
     def explicit(self) -> AttentionCall:
         """The same call with a mask in place of the implied causal one, so that columns can be added to it."""
@@ -44,11 +45,13 @@ class AttentionCall:
         length = self.query.shape[2]
         if length == 1:
             visible = torch.ones(1, 1, 1, self.key.shape[2], dtype=torch.bool, device=self.key.device)
-            return replace(self, mask=visible)
+            return replace(self, mask=visible, prefix=0)
         # A pre-allocated cache is longer than the text it holds; without a mask only the text's part is meant.
-        causal = torch.ones(length, length, dtype=torch.bool, device=self.key.device).tril()
-        key, value = self.key[:, :, :length], self.value[:, :, :length]
-        return replace(self, key=key, value=value, mask=causal[None, None])
+        keys = self.prefix + length
+        causal = torch.ones(length, keys, dtype=torch.bool, device=self.key.device).tril(self.prefix)
+        return replace(
+            self, key=self.key[:, :, :keys], value=self.value[:, :, :keys], mask=causal[None, None], prefix=0
+        )
 
 
 @dataclass(frozen=True)
@@ -91,19 +94,22 @@ def attention_forward(
 
 def _fused(module: nn.Module, call: AttentionCall, dropout: float, is_causal: bool | None) -> Tensor:
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
-    if call.mask is None and call.query.shape[2] > 1 and causal and call.key.shape[2] != call.query.shape[2]:
-        call = call.explicit()
+    implied = bool(causal) and call.mask is None and call.query.shape[2] > 1
+    if implied and call.key.shape[2] != call.query.shape[2] + call.prefix:
+        call, implied = call.explicit(), False
+    # Queries of the prefix, whose outputs are dropped, make it a square, which kernels compute without a mask.
+    extra = call.prefix if implied else 0
     output = scaled_dot_product_attention(
-        call.query,
+        pad(call.query, (0, 0, extra, 0)) if extra else call.query,
         call.key,
         call.value,
         attn_mask=call.mask,
         dropout_p=dropout,
         scale=call.scaling,
-        is_causal=bool(causal) and call.mask is None and call.query.shape[2] > 1,
+        is_causal=implied,
         enable_gqa=call.query.shape[1] != call.key.shape[1],
     )  # (B, H, T, dv)
-    return output.transpose(1, 2).contiguous()
+    return output[:, :, extra:].transpose(1, 2).contiguous()
 
 
 def attention_weights(call: AttentionCall) -> Tensor:

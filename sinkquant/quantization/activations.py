@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sinkquant.quantization.grid import Grid, fake_quantize, scale_and_zero
+from sinkquant.quantization.grid import Grid, fake_quantize, scale_and_zero, symmetric_scale
 from sinkquant.quantization.scheme import ActivationScheme
 
 STEPS = 40  # candidates of the clip search
@@ -19,8 +19,7 @@ SKETCH = 64  # random combinations of outputs that stand for all of them in the 
 def token_ranges(x: Tensor, scheme: ActivationScheme) -> tuple[Tensor, Tensor | None]:
     """Scale and zero point (…, 1) of every token of `x` (…, width)."""
     if scheme.symmetric:
-        high = x.abs().amax(-1, keepdim=True) * scheme.clip
-        return scale_and_zero(-high, high, scheme.grid)[0], None
+        return symmetric_scale(x.abs().amax(-1, keepdim=True) * scheme.clip, scheme.grid), None
     low, high = x.aminmax(dim=-1, keepdim=True)
     return scale_and_zero(low * scheme.clip, high * scheme.clip, scheme.grid)
 

@@ -37,12 +37,16 @@ def scale_and_zero(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tenso
     Symmetric: s = 2·max|x| / (codes), z = 0. Asymmetric: s = (high − low) / (codes), z = round(q_low − low/s).
     """
     low, high = low.clamp(max=0), high.clamp(min=0)
-    tiny = torch.finfo(low.dtype).tiny
     if grid.symmetric:
-        scale = (torch.maximum(-low, high) * 2 / (grid.high - grid.low)).clamp_min(tiny)
+        scale = symmetric_scale(torch.maximum(-low, high), grid)
         return scale, torch.zeros_like(scale)
-    scale = ((high - low) / (grid.high - grid.low)).clamp_min(tiny)
+    scale = ((high - low) / (grid.high - grid.low)).clamp_min(torch.finfo(low.dtype).tiny)
     return scale, torch.round(grid.low - low / scale).clamp(grid.low, grid.high)
+
+
+def symmetric_scale(largest: Tensor, grid: Grid) -> Tensor:
+    """Scale of the symmetric grid for magnitudes up to `largest` (not negative)."""
+    return (largest * 2 / (grid.high - grid.low)).clamp_min(torch.finfo(largest.dtype).tiny)
 
 
 def quantize(x: Tensor, scale: Tensor, zero: Tensor | None, grid: Grid) -> Tensor:

@@ -116,12 +116,12 @@ def keep_recent(call: AttentionCall, key: Versions, value: Versions, recent: int
 
 def prepend(call: AttentionCall, sink_key: Tensor, sink_value: Tensor) -> AttentionCall:
     """The call with the prefix in front of keys and values, visible to every query."""
-    if call.query.shape[2] > 1:  # a single query without a mask sees everything, the prefix too
-        call = call.explicit()
     batch, length = call.key.shape[0], sink_key.shape[1]
+    mask, (_, _, new, _) = call.mask, call.query.shape
+    if mask is None and new > 1:  # only the text is meant, and a pre-allocated cache is longer
+        call = replace(call, key=call.key[:, :, :new], value=call.value[:, :, :new], prefix=length)
     key = sink_key.to(call.key.dtype).expand(batch, -1, -1, -1)  # (B, Hkv, P, d)
     value = sink_value.to(call.value.dtype).expand(batch, -1, -1, -1)
-    mask = call.mask
     if mask is not None:
         visible = mask.new_ones if mask.dtype == torch.bool else mask.new_zeros
         mask = torch.cat([visible(*mask.shape[:-1], length), mask], dim=-1)

@@ -27,7 +27,7 @@ class QuantizedLinear(nn.Module):
     Tensors are buffers under the names of compressed-tensors; a float weight and a bias stay parameters. With a mean m
     the bias holds m·Wᵀ of the float weight, exactly, and is a float32 buffer.
 
-    The float computation on rounded inputs defines the layer. A `choice` lets an integer kernel take its place.
+    The float computation on rounded inputs defines the layer. A `choice` lets integer kernels take its place.
     """
 
     choice: Choice | None = None
@@ -133,7 +133,7 @@ class QuantizedLinear(nn.Module):
         assert self.scheme.weight is not None
         names = ("weight", "weight_packed", "weight_scale", "weight_zero_point")
         stored = {name: tensor for name in names if (tensor := self._buffers.get(name)) is not None}
-        moved = None if self.choice is None else self.choice.kernel.codes(self)
+        moved = None if self.choice is None else self.choice.codes(self)
         return packing.unpack(stored, self.scheme.weight, self.out_features, self.in_features, moved)
 
     def dequantized_weight(self, dtype: torch.dtype) -> Tensor:
@@ -147,14 +147,14 @@ class QuantizedLinear(nn.Module):
         if kernel is None:
             return self._float(self.quantize_input(x))
         y = kernel(self, x.reshape(-1, self.in_features)).reshape(*x.shape[:-1], self.out_features)
-        if self.limit is not None and x.abs().max().item() > self.limit:
+        if self.limit is not None and _largest(x) > self.limit:
             routed = self.routed_rows(x)
             y[routed] = self._float(x[routed])
         return y
 
     def use(self, choice: Choice, dtype: torch.dtype) -> None:
-        """Compute with the kernel of `choice` from now on; it may move the codes. `dtype` is that of the inputs."""
-        choice.kernel.prepare(self, dtype)
+        """Compute with the kernels of `choice` from now on; one may move the codes. `dtype` is that of the inputs."""
+        choice.prepare(self, dtype)
         self.choice = choice
         scheme = self.scheme.activation
         if scheme is not None and scheme.route is not None:
@@ -180,7 +180,7 @@ class QuantizedLinear(nn.Module):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """What is stored never depends on the kernel."""
         super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
-        if self.choice is not None and self.choice.kernel.codes(self) is not None:
+        if self.choice is not None and self.choice.codes(self) is not None:
             assert self.scheme.weight is not None
             for name, tensor in packing.pack(self.quantized_weight(), self.scheme.weight).items():
                 destination.setdefault(prefix + name, tensor)
@@ -196,6 +196,12 @@ class QuantizedLinear(nn.Module):
             + (["rotated input"] if self.scheme.rotate else [])
             + (["centered input"] if self.scheme.center else [])
         )
+
+
+def _largest(x: Tensor) -> float:
+    """Largest magnitude in `x`, read once and without a copy."""
+    low, high = x.aminmax()
+    return max(-low.item(), high.item())
 
 
 def dynamic_activation(scheme: LinearScheme) -> LinearScheme:

@@ -12,9 +12,12 @@ from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, Weight
 from sinkquant.runtime.config import SinkquantQuantization
 
 
-def portable_quantization(folder: Path, config: dict[str, Any]) -> SinkquantQuantization:
-    """What our loader needs to build the linears that a portable checkpoint in `folder` holds tensors for."""
-    groups = [(group["targets"], _scheme(group)) for group in config["config_groups"].values()]
+def portable_quantization(folder: Path, config: dict[str, Any], limit: int | None = None) -> SinkquantQuantization:
+    """What our loader needs to build the linears that a portable checkpoint in `folder` holds tensors for.
+
+    `limit`: of the recipe's 8-bit codes, which the format has no word for.
+    """
+    groups = [(group["targets"], _scheme(group, limit)) for group in config["config_groups"].values()]
     linears = {}
     for name in _quantized(folder):
         named = [scheme for targets, scheme in groups if name in targets]
@@ -31,7 +34,7 @@ def _quantized(folder: Path) -> list[str]:
     return names
 
 
-def _scheme(group: dict[str, Any]) -> LinearScheme:
+def _scheme(group: dict[str, Any], limit: int | None) -> LinearScheme:
     weights, inputs = group["weights"], group.get("input_activations")
     activation = None
     if inputs is not None:
@@ -39,5 +42,6 @@ def _scheme(group: dict[str, Any]) -> LinearScheme:
             inputs["num_bits"], "dynamic" if inputs["dynamic"] else "static", inputs["symmetric"]
         )
     bits, packed = weights["num_bits"], group["format"] == "pack-quantized"
-    weight = WeightScheme(bits, weights["symmetric"], weights.get("group_size"), words=packed and bits == 8)
+    narrow = limit if bits == 8 and activation is not None else None  # the head keeps its whole range
+    weight = WeightScheme(bits, weights["symmetric"], weights.get("group_size"), narrow, words=packed and bits == 8)
     return LinearScheme(weight, activation)

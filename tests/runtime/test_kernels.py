@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,20 @@ from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from sinkquant.quantization.grid import Grid
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
 from sinkquant.quantization.weights import QuantizedWeight, round_to_nearest
 from sinkquant.runtime.kernels.base import Kernel
-from sinkquant.runtime.kernels.choose import ROWS, Choice, Chooser, random_layer
+from sinkquant.runtime.kernels.choose import Choice, Chooser, random_layer
 from sinkquant.runtime.kernels.digits import DigitsKernel, two_digits
 from sinkquant.runtime.kernels.int4 import Int4Kernel, cpu_block, from_blocks, to_blocks
 from sinkquant.runtime.kernels.int8 import Int8Kernel
+from sinkquant.runtime.kernels.int8pack import Int8PackKernel
+from sinkquant.runtime.kernels.onednn import OneDnnKernel, product
+from sinkquant.runtime.kernels.processor import fit_narrow_sums, narrow_sums
 from sinkquant.runtime.kernels.use import use_kernels
 from sinkquant.runtime.linear import QuantizedLinear
 
-ALWAYS = (True,) * len(ROWS)
 CPU = torch.device("cpu")
 FLOAT_ERROR = {torch.float32: 1e-6, torch.bfloat16: 2.5e-3}
 
@@ -34,6 +38,7 @@ INTEGER = [
     LinearScheme(WeightScheme(4), STATIC),
     LinearScheme(WeightScheme(4), ActivationScheme(4, "dynamic", clip=0.8)),
 ]
+SHAPES = [(1, 64, 96), (3, 40, 56), (33, 576, 192), (130, 17, 24)]
 
 
 def fresh(scheme: LinearScheme, out: int, width: int, *, bias: bool) -> QuantizedLinear:
@@ -82,16 +87,59 @@ def input64(layer: QuantizedLinear, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("scheme", INTEGER, ids=str)
-@pytest.mark.parametrize("shape", [(1, 64, 96), (3, 40, 56), (33, 576, 192), (130, 17, 24)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_int8(scheme: LinearScheme, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     seed = torch.seed()
     rows, out, width = shape
     layer = fresh(scheme, out, width, bias=rows % 2 == 1)
-    assert Int8Kernel().suits(scheme, out, width, CPU)
-    layer.use(Choice(Int8Kernel(), ALWAYS), dtype)
+    layer.use(Choice.always(Int8Kernel()), dtype)
     x = torch.randn(rows, width).to(dtype)
     found = error(layer(x), input64(layer, x), layer)
     assert found < FLOAT_ERROR[dtype], f"seed {seed}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("scheme", INTEGER, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_onednn(scheme: LinearScheme, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    seed = torch.seed()
+    rows, out, width = shape
+    assert scheme.weight is not None
+    scheme = replace(scheme, weight=replace(scheme.weight, limit=63 if scheme.weight.bits == 8 else None))
+    layer = fresh(scheme, out, width, bias=rows % 2 == 1)
+    layer.use(Choice.always(OneDnnKernel()), dtype)
+    x = torch.randn(rows, width).to(dtype)
+    assert error(layer(x), input64(layer, x), layer) < FLOAT_ERROR[dtype], f"seed {seed}"
+
+
+def test_narrow_weights_do_not_saturate() -> None:
+    inputs = torch.full((32, 128), 255, dtype=torch.uint8)
+    for code in (-64, 64):
+        y = product(inputs, torch.full((32, 128), code, dtype=torch.int8), torch.ones(32))
+        assert torch.equal(y, torch.full((32, 32), 127.0 * code * 128))
+    assert fit_narrow_sums(Grid(8, limit=64))
+    assert not fit_narrow_sums(Grid(8, limit=65))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("scheme", [*INTEGER[:4], LinearScheme(WeightScheme(8))], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_int8pack(scheme: LinearScheme, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    seed = torch.seed()
+    rows, out, width = shape
+    layer = fresh(scheme, out, width, bias=rows % 2 == 1)
+    layer.use(Choice.always(Int8PackKernel()), dtype)
+    x = torch.randn(rows, width).to(dtype)
+    exact = x.double() if scheme.activation is None else input64(layer, x)
+    assert error(layer(x), exact, layer) < 4e-3, f"seed {seed}"
+
+
+def test_what_saturates_here_is_not_chosen() -> None:
+    wide, narrow = (LinearScheme(WeightScheme(8, limit=limit), STATIC) for limit in (None, 63))
+    saturates = narrow_sums(CPU)
+    assert not OneDnnKernel().suits(wide, 64, 64, CPU)
+    assert OneDnnKernel().suits(narrow, 64, 64, CPU) == saturates
+    assert Int8Kernel().suits(wide, 64, 64, CPU) != saturates
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -105,7 +153,7 @@ def test_int4(rows: int, group: int, symmetric: bool, dtype: torch.dtype) -> Non
     scheme, out, width = LinearScheme(WeightScheme(4, symmetric, group)), 192, 512
     layer = fresh(scheme, out, width, bias=rows == 5)
     expected_weight = weight64(layer)
-    layer.use(Choice(Int4Kernel(), ALWAYS), dtype)
+    layer.use(Choice.always(Int4Kernel()), dtype)
     assert torch.equal(weight64(layer), expected_weight)
     x = torch.randn(2, rows, width).to(dtype)
     assert error(layer(x), x.double(), layer) < 8e-3, f"seed {seed}"
@@ -117,7 +165,7 @@ def test_digits(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     seed = torch.seed()
     rows, out, width = shape
     layer = fresh(LinearScheme(WeightScheme(8)), out, width, bias=True)
-    layer.use(Choice(DigitsKernel(), ALWAYS), dtype)
+    layer.use(Choice.always(DigitsKernel()), dtype)
     x = torch.randn(rows, width).to(dtype)
     assert error(layer(x), x.double(), layer) < max(2e-4, FLOAT_ERROR[dtype]), f"seed {seed}"
 
@@ -153,6 +201,8 @@ def test_blocks_hold_every_code() -> None:
         (Int4Kernel(), LinearScheme(WeightScheme(4, group_size=32)), 40),
         (DigitsKernel(), LinearScheme(WeightScheme(8, group_size=32)), 64),
         (DigitsKernel(), LinearScheme(WeightScheme(8), STATIC), 64),
+        (Int8PackKernel(), LinearScheme(WeightScheme(8, symmetric=False), STATIC), 64),
+        (Int8PackKernel(), LinearScheme(WeightScheme(4), STATIC), 64),
     ],
 )
 def test_what_a_kernel_cannot_do_is_not_its(kernel: Kernel, scheme: LinearScheme, out: int) -> None:
@@ -160,10 +210,13 @@ def test_what_a_kernel_cannot_do_is_not_its(kernel: Kernel, scheme: LinearScheme
 
 
 class Odd(Int8Kernel):
-    """The dequantizing path, made wrong or slow."""
+    """The integer kernel, made wrong or slow."""
 
     def __init__(self, factor: float, sleep: float) -> None:
         self.factor, self.sleep = factor, sleep
+
+    def suits(self, *facts: object) -> bool:
+        return True
 
     def __call__(self, layer: QuantizedLinear, x: Tensor) -> Tensor:
         time.sleep(self.sleep)
@@ -192,7 +245,8 @@ def test_a_choice_is_made_once_for_all_layers_of_a_size() -> None:
 
 
 def test_rows_between_two_probes_count_as_the_larger() -> None:
-    choice = Choice(Int8Kernel(), (True, False, True, False))
+    kernel = Int8Kernel()
+    choice = Choice((kernel, None, kernel, None))
     taken = [choice.at(rows) is not None for rows in (1, 2, 16, 17, 64, 65, 9999)]
     assert taken == [True, False, False, True, True, False, False]
     assert choice.at(0) is None
@@ -211,10 +265,10 @@ class Chain(nn.Module):
 def test_state_does_not_depend_on_kernels() -> None:
     model = Chain()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for layer, kernel in ((model.a, Int4Kernel()), (model.b, Int8Kernel())):
-        if kernel.suits(layer.scheme, layer.out_features, layer.in_features, CPU):
-            layer.use(Choice(kernel, ALWAYS), torch.float32)
-    if cpu_block() is not None:  # the codes were moved, not copied
+    model.b.use(Choice.always(Int8Kernel()), torch.float32)
+    if cpu_block() is not None:
+        model.a.use(Choice.always(Int4Kernel()), torch.float32)
+        # the codes were moved, not copied
         assert "weight_packed" not in dict(model.a.named_buffers())
     after = model.state_dict()
     assert before.keys() == after.keys()
@@ -225,10 +279,10 @@ def test_use_kernels_keeps_what_a_model_computes() -> None:
     reference, model = Chain(), use_kernels(Chain())
     assert model.c.choice is None
     x = torch.randn(4, 64)
-    expected, found = (m.a(x) for m in (reference, model))
-    assert (found - expected).norm() < 1e-2 * expected.norm()
-    expected, found = (m.b(expected) for m in (reference, model))
-    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    for name in ("a", "b"):
+        expected, found = (getattr(m, name)(x) for m in (reference, model))
+        assert (found - expected).norm() < 1e-2 * expected.norm(), name
+        x = expected
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from sinkquant.models.attention import AttentionCall, attention_weights
+from sinkquant.models.attention import AttentionCall, attention_forward, attention_weights
 from sinkquant.quantization.kv import KVGrid
 from sinkquant.quantization.scheme import KVScheme
-from sinkquant.runtime.kv import KVStage, Versions, keep_recent, prepend
+from sinkquant.runtime.kv import KVStage, Versions, install, keep_recent, prepend
 
 
 def call(length: int = 9, past: int = 0, mask: torch.Tensor | None = None) -> AttentionCall:
@@ -73,12 +73,31 @@ def test_the_prefix_is_neither_quantized_nor_masked() -> None:
     made = KVStage(KVScheme(4))(module, exact)
     assert torch.equal(made.key[0, :, :3], module.sink_key)
     assert torch.equal(made.key[:, :, 3:], KVGrid(4).fake(exact.key))
-    assert made.mask is not None
-    assert made.mask[..., :3].all()
+    assert made.mask is None and made.prefix == 3
+    mask = made.explicit().mask
+    assert mask is not None
+    assert mask[..., :3].all() and torch.equal(mask[0, 0, :, 3:], torch.ones(9, 9, dtype=torch.bool).tril())
     additive = torch.zeros(1, 1, 9, 9).masked_fill(~torch.ones(9, 9, dtype=torch.bool).tril(), -1e30)
     added = prepend(AttentionCall(exact.query, exact.key, exact.value, additive), module.sink_key, module.sink_value)
     assert added.mask is not None
     assert added.mask[..., :3].eq(0).all()
+
+
+@pytest.mark.parametrize("past", [0, 4])
+def test_a_prefix_without_a_mask_computes_as_with_one(past: int) -> None:
+    """Keys behind those of the text, as a pre-allocated cache has them, are not seen either way."""
+    module = nn.Module()
+    key, value = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
+    install(module, KVScheme(), key, value)
+    exact = call(past=past)
+    masked = exact.explicit()
+    bare, _ = attention_forward(module, exact.query, exact.key, exact.value, None)
+    seen, _ = attention_forward(module, masked.query, masked.key, masked.value, masked.mask)
+    assert torch.allclose(bare, seen, atol=1e-6)
+    weights = attention_weights(prepend(exact, key, value))
+    assert torch.allclose(
+        bare.transpose(1, 2), weights @ prepend(masked, key, value).value.repeat_interleave(2, 1), atol=1e-5
+    )
 
 
 def test_a_single_query_sees_the_prefix_without_a_mask() -> None:

@@ -13,9 +13,13 @@ if TYPE_CHECKING:
 
 
 class Kernel(Protocol):
-    """One way to compute a quantized linear. It holds no tensors: those stay in the layer."""
+    """One way to compute a quantized linear. It holds no tensors: those stay in the layer.
+
+    Of the kernels that suit a scheme, one at most may lay the codes out anew.
+    """
 
     name: str
+    most_rows: int | None = None  # made for at most that many rows, not tried for more
 
     def suits(self, scheme: LinearScheme, out_features: int, in_features: int, device: torch.device) -> bool:
         """Whether it computes this scheme at this size on this device at all; says nothing on speed."""
@@ -24,10 +28,12 @@ class Kernel(Protocol):
         """The type whose rounding an output of `dtype` may show."""
 
     def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
-        """Lay the layer's codes out anew, in the place of the stored ones, or do nothing."""
+        """Lay the layer's codes out anew, in the place of the stored ones; as it stands they are used as they are."""
+        return
 
     def codes(self, layer: QuantizedLinear) -> Tensor | None:
         """The codes (out, in) int8 that `prepare` took away, or None where they still stand in the layer."""
+        return None
 
     def __call__(self, layer: QuantizedLinear, x: Tensor) -> Tensor:
         """Prepared input (rows, in), not rounded, to (rows, out) in its dtype, bias included."""

@@ -1,10 +1,11 @@
-"""Which kernel runs a layer here: the first that is right and fast on a layer of its size with random codes."""
+"""Which kernels run a layer here: the fastest that are right, on a layer of its size with random codes."""
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -19,26 +20,46 @@ from sinkquant.runtime.kernels.base import Kernel
 from sinkquant.runtime.kernels.digits import DigitsKernel
 from sinkquant.runtime.kernels.int4 import Int4Kernel
 from sinkquant.runtime.kernels.int8 import Int8Kernel
+from sinkquant.runtime.kernels.int8pack import Int8PackKernel
+from sinkquant.runtime.kernels.onednn import OneDnnKernel
 from sinkquant.runtime.linear import QuantizedLinear
 
-KERNELS: tuple[Kernel, ...] = (Int8Kernel(), DigitsKernel(), Int4Kernel())
+KERNELS: tuple[Kernel, ...] = (Int8Kernel(), OneDnnKernel(), DigitsKernel(), Int8PackKernel(), Int4Kernel())
 ROWS = (1, 16, 64, 256)  # numbers of rows that are tried; a number between two is taken for the larger
 WEIGHTS = 2**20  # a larger layer is tried with fewer outputs, about that many weights
 COMPARED = 256  # about that many outputs are compared with float64
-REPEATS, CLEAR = 3, 1.3  # a kernel that is faster by so clear a ratio needs no more calls
+REPEATS = 3  # calls of each way, for one slow call may be a hiccup of the machine, but no more where
+CLEAR, ENOUGH = 1.3, 0.02  # a kernel is faster than all others by so clear a ratio, or they have taken so many seconds
 EXACT = 1e-6  # relative error of sums in float32
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A kernel that is right, and for each of `ROWS` whether it also beats the dequantizing path."""
+    """For each of `ROWS` the fastest way: a kernel that is right, or None for the dequantizing path."""
 
-    kernel: Kernel
-    fast: tuple[bool, ...]
+    kernels: tuple[Kernel | None, ...]
+
+    @classmethod
+    def always(cls, kernel: Kernel) -> Choice:
+        """That kernel for every number of rows."""
+        return cls((kernel,) * len(ROWS))
 
     def at(self, rows: int) -> Kernel | None:
         """The kernel for a product of that many rows, or None for the dequantizing path (which also takes no rows)."""
-        return None if rows == 0 else self.kernel if self.fast[min(bisect_left(ROWS, rows), len(ROWS) - 1)] else None
+        return None if rows == 0 else self.kernels[min(bisect_left(ROWS, rows), len(ROWS) - 1)]
+
+    def used(self) -> set[Kernel]:
+        """All kernels that compute at some number of rows."""
+        return {kernel for kernel in self.kernels if kernel is not None}
+
+    def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
+        """Let the kernels lay out what they need."""
+        for kernel in self.used():
+            kernel.prepare(layer, dtype)
+
+    def codes(self, layer: QuantizedLinear) -> Tensor | None:
+        """The codes (out, in) int8 that a kernel took away, or None where they still stand in the layer."""
+        return next((codes for kernel in self.used() if (codes := kernel.codes(layer)) is not None), None)
 
 
 class Chooser:
@@ -57,8 +78,8 @@ class Chooser:
             outputs = most + outputs % 64  # what a kernel asks of sizes concerns their divisors up to 64
         facts = (_bare(layer.scheme), outputs, layer.in_features, device)
         if (*facts, dtype) not in self._known:
-            found = (_try(kernel, *facts, dtype) for kernel in self.kernels if kernel.suits(*facts))
-            self._known[*facts, dtype] = next((choice for choice in found if choice is not None), None)
+            suiting = [kernel for kernel in self.kernels if kernel.suits(*facts)]
+            self._known[*facts, dtype] = _try(suiting, *facts, dtype) if suiting else None
         return self._known[*facts, dtype]
 
 
@@ -70,19 +91,25 @@ def _bare(scheme: LinearScheme) -> LinearScheme:
 
 @torch.no_grad()
 def _try(
-    kernel: Kernel, scheme: LinearScheme, out: int, width: int, device: torch.device, dtype: torch.dtype
+    kernels: Sequence[Kernel], scheme: LinearScheme, out: int, width: int, device: torch.device, dtype: torch.dtype
 ) -> Choice | None:
     layer = random_layer(scheme, out, width, device)
-    ready = deepcopy(layer)
     most = random_input(ROWS[-1], width, dtype, device)
     inputs = [most[:rows] for rows in ROWS]
-    try:
-        ready.use(Choice(kernel, (True,) * len(ROWS)), dtype)
-        right = all(relative_error(ready(x), layer, x) <= tolerance(kernel, dtype) for x in inputs)
-    except RuntimeError:  # torch offers the operator, but not for this device or size
-        return None
-    fast = tuple(_faster(ready, x) for x in inputs) if right else ()
-    return Choice(kernel, fast) if any(fast) else None
+    right: dict[Kernel, QuantizedLinear] = {}
+    for kernel in kernels:
+        ready = deepcopy(layer)
+        with suppress(RuntimeError):  # torch offers the operator, but not for this device or size
+            ready.use(Choice.always(kernel), dtype)
+            tried = [x for x in inputs if _made_for(kernel, x)]
+            if all(relative_error(ready(x), layer, x) <= tolerance(kernel, dtype) for x in tried):
+                right[kernel] = ready
+    choice = Choice(tuple(_fastest(layer, right, x) for x in inputs))
+    return choice if choice.used() else None
+
+
+def _made_for(kernel: Kernel, x: Tensor) -> bool:
+    return kernel.most_rows is None or len(x) <= kernel.most_rows
 
 
 def random_layer(scheme: LinearScheme, out: int, width: int, device: torch.device | str = "cpu") -> QuantizedLinear:
@@ -132,21 +159,21 @@ def tolerance(kernel: Kernel, dtype: torch.dtype) -> float:
     return max(EXACT, torch.finfo(kernel.precision(dtype)).eps / 2)
 
 
-def _faster(layer: QuantizedLinear, x: Tensor) -> bool:
-    """Whether `layer` is faster with its kernel than without, by the best of some calls of each, in turn.
-
-    One slow call may be a hiccup of the machine, so a kernel is never dropped after a single one.
-    """
-    assert layer.choice is not None
-    ways = [layer.choice, Choice(layer.choice.kernel, (False,) * len(ROWS))]
-    best = [float("inf"), float("inf")]
+def _fastest(plain: QuantizedLinear, right: dict[Kernel, QuantizedLinear], x: Tensor) -> Kernel | None:
+    """The fastest of the right kernels, or None for the plain layer, by the best of some calls of each, in turn."""
+    layers = {None: plain} | {kernel: layer for kernel, layer in right.items() if _made_for(kernel, x)}
+    if len(layers) == 1:
+        return None
+    best, spent = dict.fromkeys(layers, float("inf")), 0.0
     for _ in range(REPEATS):
-        for index, layer.choice in enumerate(ways):
-            best[index] = min(best[index], _seconds(layer, x))
-        if best[1] > CLEAR * best[0]:
+        for kernel, layer in layers.items():
+            seconds = _seconds(layer, x)
+            best[kernel], spent = min(best[kernel], seconds), spent + seconds
+        first, *others = sorted(best, key=best.__getitem__)
+        clear = first is not None and all(best[other] > CLEAR * best[first] for other in others)
+        if clear or spent > ENOUGH:
             break
-    layer.choice = ways[0]
-    return best[0] < best[1]
+    return first
 
 
 def _seconds(layer: QuantizedLinear, x: Tensor) -> float:

@@ -12,33 +12,29 @@ import torch
 from torch import Tensor
 
 from sinkquant.quantization.scheme import LinearScheme
+from sinkquant.runtime.kernels.base import Kernel
 from sinkquant.runtime.kernels.int8 import int_product
+from sinkquant.runtime.kernels.processor import narrow_sums
 from sinkquant.runtime.linear import QuantizedLinear
 
 BASE, HIGHEST = 128, 127
 
 
-class DigitsKernel:
+class DigitsKernel(Kernel):
     """8-bit weights, float inputs; see the module."""
 
     name = "digits"
 
     def suits(self, scheme: LinearScheme, out_features: int, in_features: int, device: torch.device) -> bool:
-        """On the CPU, for weights with one scale a channel and no zero point."""
+        """On the CPU, where `int8` does, for weights with one scale a channel and no zero point."""
         weight = scheme.weight
         if weight is None or scheme.activation is not None or weight.bits != 8 or not weight.symmetric:
             return False
-        return weight.group_size in (None, in_features) and device.type == "cpu"
+        return weight.group_size in (None, in_features) and device.type == "cpu" and not narrow_sums(device)
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
         """Between bfloat16 and float32."""
         return torch.float16 if dtype == torch.float32 else dtype
-
-    def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
-        """The stored codes are used as they are."""
-
-    def codes(self, layer: QuantizedLinear) -> None:
-        """None was taken away."""
 
     def __call__(self, layer: QuantizedLinear, x: Tensor) -> Tensor:
         """(rows, in) to (rows, out)."""

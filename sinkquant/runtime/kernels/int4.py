@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sinkquant.quantization.scheme import LinearScheme
+from sinkquant.runtime.kernels.base import Kernel
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.packing import unpack_zero
 
@@ -20,7 +21,7 @@ BLOCKS = (64, 32)
 GROUPS = (32, 64, 128, 256)
 
 
-class Int4Kernel:
+class Int4Kernel(Kernel):
     """4-bit weights, float inputs; see the module."""
 
     name = "int4"

@@ -12,59 +12,55 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sinkquant.quantization.activations import token_ranges
-from sinkquant.quantization.grid import quantize
 from sinkquant.quantization.scheme import LinearScheme
+from sinkquant.runtime.kernels.base import Kernel
+from sinkquant.runtime.kernels.inputs import combine_ranges, round_input, weight_codes
+from sinkquant.runtime.kernels.processor import narrow_sums
 from sinkquant.runtime.linear import QuantizedLinear
 
 CUDA_ROWS = 32  # cuBLAS takes more than 16 rows
 
 
-class Int8Kernel:
+class Int8Kernel(Kernel):
     """Integer products; see the module."""
 
     name = "int8"
 
     def suits(self, scheme: LinearScheme, out_features: int, in_features: int, device: torch.device) -> bool:
-        """On the CPU every size; on CUDA multiples of 8."""
-        weight, inputs = scheme.weight, scheme.activation
-        if weight is None or inputs is None or inputs.bits > 8:
+        """On CUDA multiples of 8; on the CPU every size, but torch has only a plain loop for x86 without VNNI."""
+        if not is_integer_product(scheme, in_features):
             return False
-        if not weight.symmetric or weight.group_size not in (None, in_features):
-            return False
-        return device.type == "cpu" or (device.type == "cuda" and in_features % 8 == 0 and out_features % 8 == 0)
+        if device.type == "cuda":
+            return in_features % 8 == 0 and out_features % 8 == 0
+        return device.type == "cpu" and not narrow_sums(device)
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
         """Sums are exact."""
         return dtype
 
     def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
-        """The stored codes are used as they are; static scales of input and weight are multiplied once."""
-        if layer.scheme.activation is not None and layer.scheme.activation.mode == "static":
-            ranges = layer.static_range(dtype)[0].float() * layer.weight_scale.flatten()
-            layer.register_buffer("kernel_ranges", ranges, persistent=False)
-
-    def codes(self, layer: QuantizedLinear) -> None:
-        """None was taken away."""
+        """Static ranges are multiplied once."""
+        combine_ranges(layer, dtype)
 
     def __call__(self, layer: QuantizedLinear, x: Tensor) -> Tensor:
         """(rows, in) to (rows, out); the products and their sums are exact, the scales are applied in float32."""
-        scheme = layer.scheme.activation
-        assert scheme is not None
-        if scheme.mode == "static":
-            (scale, zero), ranges = layer.static_range(x.dtype), layer.kernel_ranges
-        else:
-            scale, zero = token_ranges(x, scheme)
-            ranges = scale.float() * layer.weight_scale.flatten()
-        weight = layer._buffers.get("weight")
-        codes = layer.quantized_weight().codes if weight is None else weight
-        total = int_product(quantize(x, scale, zero, scheme.grid).to(torch.int8), codes)
+        inputs, zero, channel, token = round_input(layer, x)
+        codes = weight_codes(layer)
+        total = int_product(inputs.to(torch.int8), codes)
         if zero is not None:
             total -= zero.to(torch.int32) * codes.sum(1, dtype=torch.int32)
-        y = total * ranges
+        y = total * (channel if token is None else token * channel)
         if layer.bias is not None:
             y += layer.bias
         return y.to(x.dtype)
+
+
+def is_integer_product(scheme: LinearScheme, in_features: int) -> bool:
+    """Whether inputs and weights have at most 8 bits, and weights one scale a channel without a zero point."""
+    weight, inputs = scheme.weight, scheme.activation
+    if weight is None or inputs is None or inputs.bits > 8:
+        return False
+    return weight.symmetric and weight.group_size in (None, in_features)
 
 
 def int_product(codes: Tensor, weight: Tensor) -> Tensor:
