@@ -19,7 +19,8 @@ SKETCH = 64  # random combinations of outputs that stand for all of them in the 
 def token_ranges(x: Tensor, scheme: ActivationScheme) -> tuple[Tensor, Tensor | None]:
     """Scale and zero point (…, 1) of every token of `x` (…, width)."""
     if scheme.symmetric:
-        return symmetric_scale(x.abs().amax(-1, keepdim=True) * scheme.clip, scheme.grid), None
+        high = x.abs().amax(-1, keepdim=True)
+        return symmetric_scale(high if scheme.clip == 1 else high * scheme.clip, scheme.grid), None
     low, high = x.aminmax(dim=-1, keepdim=True)
     return scale_and_zero(low * scheme.clip, high * scheme.clip, scheme.grid)
 

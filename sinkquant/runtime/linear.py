@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,11 @@ from sinkquant.quantization.scheme import ActivationScheme, LinearScheme
 from sinkquant.quantization.weights import QuantizedWeight
 from sinkquant.runtime import packing
 from sinkquant.runtime.routing import outlier_rows, routing_limit
+from sinkquant.runtime.shared import Ready, SharedInputs
 from sinkquant.transforms.hadamard import fast_hadamard
 
 if TYPE_CHECKING:
+    from sinkquant.runtime.kernels.base import Kernel
     from sinkquant.runtime.kernels.choose import Choice
 
 
@@ -32,6 +35,8 @@ class QuantizedLinear(nn.Module):
 
     choice: Choice | None = None
     limit: float | None = None  # with a choice: the magnitude above which rows are routed
+    input_grid: Hashable = None  # with a choice: linears with an equal one make the same of an input
+    shared: SharedInputs | None = None  # with a choice: where such linears of one module leave it for each other
     kernel_codes: Tensor  # what a kernel put in the place of the stored codes
     kernel_ranges: Tensor
     weight_scale: Tensor
@@ -142,21 +147,32 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) -> (…, out)."""
-        x = self.prepare_input(x)
         kernel = None if self.choice is None else self.choice.at(x.numel() // self.in_features)
         if kernel is None:
-            return self._float(self.quantize_input(x))
-        y = kernel(self, x.reshape(-1, self.in_features)).reshape(*x.shape[:-1], self.out_features)
-        if self.limit is not None and _largest(x) > self.limit:
-            routed = self.routed_rows(x)
-            y[routed] = self._float(x[routed])
-        return y
+            return self._float(self.quantize_input(self.prepare_input(x)))
+        if self.shared is None:
+            ready = self._ready(kernel, x)
+        else:
+            ready = self.shared.take(x, self, (kernel, self.input_grid), lambda: self._ready(kernel, x))
+        y = kernel(self, ready.operand).to(x.dtype)
+        if ready.routed is not None and ready.rows is not None:
+            y[ready.routed] = self._float(ready.rows)
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def _ready(self, kernel: Kernel, x: Tensor) -> Ready:
+        rows = self.prepare_input(x).reshape(-1, self.in_features)
+        routed = None
+        if self.limit is not None and _largest(rows) > self.limit:
+            routed = self.routed_rows(rows)
+        return Ready(kernel.operand(self, rows), routed, None if routed is None else rows[routed])
 
     def use(self, choice: Choice, dtype: torch.dtype) -> None:
         """Compute with the kernels of `choice` from now on; one may move the codes. `dtype` is that of the inputs."""
         choice.prepare(self, dtype)
         self.choice = choice
         scheme = self.scheme.activation
+        static = self.static_range(dtype) if scheme is not None and scheme.mode == "static" else ()
+        self.input_grid = (scheme, self.scheme.rotate, *(None if part is None else part.item() for part in static))
         if scheme is not None and scheme.route is not None:
             self.limit = float(routing_limit(*self.static_range(dtype), scheme.grid, scheme.route))
 

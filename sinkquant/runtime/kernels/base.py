@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -35,5 +35,8 @@ class Kernel(Protocol):
         """The codes (out, in) int8 that `prepare` took away, or None where they still stand in the layer."""
         return None
 
-    def __call__(self, layer: QuantizedLinear, x: Tensor) -> Tensor:
-        """Prepared input (rows, in), not rounded, to (rows, out) in its dtype, bias included."""
+    def operand(self, layer: QuantizedLinear, x: Tensor) -> Any:
+        """What the product takes of prepared input `x` (rows, in). The weight has no say in it: linears share it."""
+
+    def __call__(self, layer: QuantizedLinear, operand: Any) -> Tensor:
+        """The layer's output (rows, out) in float, bias included. `operand` must stay as it is."""

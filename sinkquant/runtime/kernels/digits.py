@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sinkquant.quantization.scheme import LinearScheme
 from sinkquant.runtime.kernels.base import Kernel
+from sinkquant.runtime.kernels.inputs import weight_codes
 from sinkquant.runtime.kernels.int8 import int_product
 from sinkquant.runtime.kernels.processor import narrow_sums
 from sinkquant.runtime.linear import QuantizedLinear
@@ -36,14 +37,19 @@ class DigitsKernel(Kernel):
         """Between bfloat16 and float32."""
         return torch.float16 if dtype == torch.float32 else dtype
 
-    def __call__(self, layer: QuantizedLinear, x: Tensor) -> Tensor:
-        """(rows, in) to (rows, out)."""
+    def operand(self, layer: QuantizedLinear, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale (rows, 1), and the high digits above the low ones (2 · rows, in) int8."""
         scale, high, low = two_digits(x.float())
-        total = int_product(torch.cat([high, low]).to(torch.int8), layer.quantized_weight().codes).float()
-        y = torch.add(total[len(x) :], total[: len(x)], alpha=BASE).mul_(scale * layer.weight_scale.flatten())
+        return scale, torch.cat([high, low]).to(torch.int8)
+
+    def __call__(self, layer: QuantizedLinear, operand: tuple[Tensor, Tensor]) -> Tensor:
+        """(rows, in) to (rows, out)."""
+        scale, digits = operand
+        high, low = int_product(digits, weight_codes(layer)).float().chunk(2)
+        y = torch.add(low, high, alpha=BASE).mul_(scale * layer.weight_scale.flatten())
         if layer.bias is not None:
             y += layer.bias
-        return y.to(x.dtype)
+        return y
 
 
 def two_digits(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,31 +12,31 @@ from sinkquant.quantization.grid import quantize
 from sinkquant.runtime.linear import QuantizedLinear
 
 
-def combine_ranges(layer: QuantizedLinear, dtype: torch.dtype) -> None:
-    """Multiply static scales of input and weight once and keep them; ranges of tokens are not known beforehand."""
-    if layer.scheme.activation is not None and layer.scheme.activation.mode == "static":
-        ranges = layer.static_range(dtype)[0].float() * layer.weight_scale.flatten()
-        layer.register_buffer("kernel_ranges", ranges, persistent=False)
-
-
 class Rounded(NamedTuple):
-    """Rounded inputs: (q − zero)·wᵀ · channel · token is their product with weight codes w."""
+    """Rounded inputs: q − zero, times scale, is what they stand for."""
 
-    codes: Tensor  # q (rows, in), as floats
+    codes: Tensor  # q (rows, in), in the type that the kernel multiplies
     zero: Tensor | None
-    channel: Tensor  # (out,) float32
-    token: Tensor | None  # (rows, 1) float32
+    scale: Tensor | None  # (rows, 1) float32, or None: static, and part of the layer's `kernel_ranges`
 
 
 def round_input(layer: QuantizedLinear, x: Tensor) -> Rounded:
-    """Prepared input `x` (rows, in) on its grid."""
+    """Prepared input `x` (rows, in) on its grid, codes as floats."""
     scheme = layer.scheme.activation
     assert scheme is not None
     if scheme.mode == "static":
         scale, zero = layer.static_range(x.dtype)
-        return Rounded(quantize(x, scale, zero, scheme.grid), zero, layer.kernel_ranges, None)
+        return Rounded(quantize(x, scale, zero, scheme.grid), zero, None)
     scale, zero = token_ranges(x, scheme)
-    return Rounded(quantize(x, scale, zero, scheme.grid), zero, layer.weight_scale.flatten(), scale.float())
+    return Rounded(quantize(x, scale, zero, scheme.grid), zero, scale.float())
+
+
+def combine_ranges(layer: QuantizedLinear, dtype: torch.dtype) -> None:
+    """Keep the factor of every output (out,) float32: the weight's scale, times that of static inputs of `dtype`."""
+    ranges = layer.weight_scale.flatten()
+    if layer.scheme.activation is not None and layer.scheme.activation.mode == "static":
+        ranges = layer.static_range(dtype)[0].float() * ranges
+    layer.register_buffer("kernel_ranges", ranges, persistent=False)
 
 
 def weight_codes(layer: QuantizedLinear) -> Tensor:

@@ -48,13 +48,17 @@ class Int4Kernel(Kernel):
         """From the blocks."""
         return from_blocks(layer.kernel_codes, _block())
 
-    def __call__(self, layer: QuantizedLinear, x: Tensor) -> Tensor:
+    def operand(self, layer: QuantizedLinear, x: Tensor) -> Tensor:
+        """In bfloat16."""
+        return x.to(torch.bfloat16)
+
+    def __call__(self, layer: QuantizedLinear, operand: Tensor) -> Tensor:
         """(rows, in) to (rows, out): inputs and scales are rounded to bfloat16, sums are in float32."""
         assert layer.scheme.weight is not None and layer.scheme.weight.group_size is not None
         y = torch._weight_int4pack_mm_for_cpu(
-            x.to(torch.bfloat16), layer.kernel_codes, layer.scheme.weight.group_size, layer.kernel_ranges
-        ).to(x.dtype)
-        return y if layer.bias is None else y + layer.bias.to(x.dtype)
+            operand, layer.kernel_codes, layer.scheme.weight.group_size, layer.kernel_ranges
+        )
+        return y if layer.bias is None else y.float() + layer.bias
 
 
 def _ranges(layer: QuantizedLinear) -> Tensor:

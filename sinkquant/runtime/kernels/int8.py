@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from sinkquant.quantization.scheme import LinearScheme
 from sinkquant.runtime.kernels.base import Kernel
-from sinkquant.runtime.kernels.inputs import combine_ranges, round_input, weight_codes
+from sinkquant.runtime.kernels.inputs import Rounded, combine_ranges, round_input, weight_codes
 from sinkquant.runtime.kernels.processor import narrow_sums
 from sinkquant.runtime.linear import QuantizedLinear
 
@@ -39,20 +39,27 @@ class Int8Kernel(Kernel):
         return dtype
 
     def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
-        """Static ranges are multiplied once."""
+        """Scales that are known beforehand are multiplied once."""
         combine_ranges(layer, dtype)
 
-    def __call__(self, layer: QuantizedLinear, x: Tensor) -> Tensor:
+    def operand(self, layer: QuantizedLinear, x: Tensor) -> Rounded:
+        """Codes as int8."""
+        rounded = round_input(layer, x)
+        return rounded._replace(codes=rounded.codes.to(torch.int8))
+
+    def __call__(self, layer: QuantizedLinear, operand: Rounded) -> Tensor:
         """(rows, in) to (rows, out); the products and their sums are exact, the scales are applied in float32."""
-        inputs, zero, channel, token = round_input(layer, x)
-        codes = weight_codes(layer)
-        total = int_product(inputs.to(torch.int8), codes)
+        codes, zero, scale = operand
+        weight = weight_codes(layer)
+        total = int_product(codes, weight)
         if zero is not None:
-            total -= zero.to(torch.int32) * codes.sum(1, dtype=torch.int32)
-        y = total * (channel if token is None else token * channel)
+            total -= zero.to(torch.int32) * weight.sum(1, dtype=torch.int32)
+        y = total * layer.kernel_ranges
+        if scale is not None:
+            y *= scale
         if layer.bias is not None:
             y += layer.bias
-        return y.to(x.dtype)
+        return y
 
 
 def is_integer_product(scheme: LinearScheme, in_features: int) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sinkquant.quantization.scheme import LinearScheme
 from sinkquant.runtime.kernels.base import Kernel
-from sinkquant.runtime.kernels.inputs import combine_ranges, round_input, weight_codes
+from sinkquant.runtime.kernels.inputs import Rounded, combine_ranges, round_input, weight_codes
 from sinkquant.runtime.kernels.processor import narrow_sums
 from sinkquant.runtime.linear import QuantizedLinear
 
@@ -33,22 +33,24 @@ class Int8PackKernel(Kernel):
         return torch.bfloat16
 
     def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
-        """Static ranges are multiplied once."""
+        """Scales that are known beforehand are multiplied once."""
         combine_ranges(layer, dtype)
 
-    def __call__(self, layer: QuantizedLinear, x: Tensor) -> Tensor:
-        """(rows, in) to (rows, out); scales are applied in float32."""
-        token = None
+    def operand(self, layer: QuantizedLinear, x: Tensor) -> Rounded:
+        """Codes, or the inputs themselves, as bfloat16."""
         if layer.scheme.activation is None:
-            inputs, channel = x, layer.weight_scale.flatten()
-        else:
-            inputs, zero, channel, token = round_input(layer, x)
-            inputs = inputs if zero is None else inputs.sub_(zero)  # at most ±255, which bfloat16 still holds
-        codes = weight_codes(layer)
-        ones = torch.ones(len(codes), dtype=torch.bfloat16)
-        y = torch._weight_int8pack_mm(inputs.to(torch.bfloat16), codes, ones) * channel
-        if token is not None:
-            y *= token
+            return Rounded(x.to(torch.bfloat16), None, None)
+        codes, zero, scale = round_input(layer, x)
+        codes = codes if zero is None else codes.sub_(zero)  # at most ±255, which bfloat16 still holds
+        return Rounded(codes.to(torch.bfloat16), None, scale)
+
+    def __call__(self, layer: QuantizedLinear, operand: Rounded) -> Tensor:
+        """(rows, in) to (rows, out); scales are applied in float32."""
+        weight = weight_codes(layer)
+        ones = torch.ones(len(weight), dtype=torch.bfloat16)
+        y = torch._weight_int8pack_mm(operand.codes, weight, ones) * layer.kernel_ranges
+        if operand.scale is not None:
+            y *= operand.scale
         if layer.bias is not None:
             y += layer.bias
-        return y.to(x.dtype)
+        return y

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sinkquant.quantization.scheme import LinearScheme
 from sinkquant.runtime.kernels.base import Kernel
-from sinkquant.runtime.kernels.inputs import combine_ranges, round_input, weight_codes
+from sinkquant.runtime.kernels.inputs import Rounded, combine_ranges, round_input, weight_codes
 from sinkquant.runtime.kernels.int8 import is_integer_product
 from sinkquant.runtime.kernels.processor import fit_narrow_sums, narrow_sums
 from sinkquant.runtime.linear import QuantizedLinear
@@ -39,21 +39,26 @@ class OneDnnKernel(Kernel):
         return dtype
 
     def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
-        """Static ranges are multiplied once."""
+        """Scales that are known beforehand are multiplied once."""
         combine_ranges(layer, dtype)
 
-    def __call__(self, layer: QuantizedLinear, x: Tensor) -> Tensor:
+    def operand(self, layer: QuantizedLinear, x: Tensor) -> Rounded:
+        """Codes as uint8, 128 larger than they are."""
+        rounded = round_input(layer, x)
+        return rounded._replace(codes=rounded.codes.add_(SHIFT).to(torch.uint8))
+
+    def __call__(self, layer: QuantizedLinear, operand: Rounded) -> Tensor:
         """(rows, in) to (rows, out); the products and their sums are exact, the scales are applied in float32."""
-        inputs, zero, channel, token = round_input(layer, x)
-        codes = weight_codes(layer)
-        y = product(inputs.add_(SHIFT).to(torch.uint8), codes, channel)
+        codes, zero, scale = operand
+        weight = weight_codes(layer)
+        y = product(codes, weight, layer.kernel_ranges)
         if zero is not None:
-            y -= zero.float() * codes.sum(1, dtype=torch.int32) * channel
-        if token is not None:
-            y *= token
+            y -= zero.float() * weight.sum(1, dtype=torch.int32) * layer.kernel_ranges
+        if scale is not None:
+            y *= scale
         if layer.bias is not None:
             y += layer.bias
-        return y.to(x.dtype)
+        return y
 
 
 def product(inputs: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
