@@ -1,7 +1,7 @@
 """The tensors of quantized linears put into their modules all at once.
 
-`from_pretrained` prepares a conversion for every tensor by itself; with scales beside every weight of a small model,
-that takes longer than reading them.
+`from_pretrained` prepares a conversion for every tensor by itself, and a place for every one that it does not find;
+with scales beside every weight of a small model, that takes longer than reading them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, GenerationConfig
 
 from sinkquant.models.source import weight_files
 from sinkquant.runtime.config import SinkquantQuantization
+from sinkquant.runtime.modules import replace_module
 
 
 def assemble(folder: Path, config: Any, dtype: torch.dtype | str) -> Any | None:
@@ -29,12 +30,22 @@ def assemble(folder: Path, config: Any, dtype: torch.dtype | str) -> Any | None:
     if named is None or isinstance(named, tuple):
         return None
     tensors = dict(_read(folder))
-    schemes = SinkquantQuantization.from_dict(config.quantization_config).linears
-    linears = {name for name, scheme in schemes.items() if scheme.weight is not None}
-    own = {name: tensors.pop(name) for name in list(tensors) if name.rpartition(".")[0] in linears}
+    quantization = SinkquantQuantization.from_dict(config.quantization_config)
+    linears = [name for name, scheme in quantization.linears.items() if scheme.weight is not None]
+    own: dict[str, dict[str, Tensor]] = {name: {} for name in linears}
+    for name in list(tensors):
+        module, _, leaf = name.rpartition(".")
+        if module in own:
+            own[module][leaf] = tensors.pop(name)
+    config.quantization_config = {**config.quantization_config, "apart": True}
     model = named.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype)
-    empty = model.state_dict()
-    model.load_state_dict({name: x.to(empty[name].dtype) for name, x in own.items()}, strict=False, assign=True)
+    used = model.hf_quantizer.quantization_config
+    apart, used.apart = used.apart, None
+    for name, stored in own.items():
+        linear = apart.get(name) or model.get_submodule(name)
+        empty = linear.state_dict()
+        linear.load_state_dict({leaf: x.to(empty[leaf].dtype) for leaf, x in stored.items()}, assign=True)
+        replace_module(model, name, linear)
     model.name_or_path = model.config.name_or_path = str(folder)
     with suppress(OSError):  # without the file, the configuration's own values stay
         model.generation_config = GenerationConfig.from_pretrained(folder)

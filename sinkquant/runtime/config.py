@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from sinkquant.errors import SinkquantError
 from sinkquant.quantization.scheme import KVScheme, LinearScheme
+
+if TYPE_CHECKING:
+    from sinkquant.runtime.linear import QuantizedLinear
 
 Scheme = TypeVar("Scheme", bound=Hashable)
 Made = TypeVar("Made")
@@ -87,6 +90,8 @@ class SinkquantQuantization(QuantizationConfigMixin):
         self.linears, self.attentions, self.prefix_length = linears, attentions, prefix_length
         self.kv_shapes, self.embeddings = kv_shapes, embeddings
         self.final_norm, self.untied_head = final_norm, untied_head
+        # Where this is a dictionary, quantized weights are put there by name, and not into the model; never stored.
+        self.apart: dict[str, QuantizedLinear] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; linears and attentions with equal schemes share a group."""
@@ -117,6 +122,7 @@ class SinkquantQuantization(QuantizationConfigMixin):
             linears, attentions, config_dict["prefix_length"], shapes, tuple(config_dict["embeddings"]),
             config_dict["final_norm"], config_dict["untied_head"],
         )  # fmt: skip
+        made.apart = {} if config_dict.get("apart") else None
         return (made, kwargs) if return_unused_kwargs else made
 
 

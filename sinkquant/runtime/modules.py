@@ -49,7 +49,7 @@ class FlaggedLayerNorm(nn.LayerNorm):
 def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
     """Prepare an empty model (on the meta device) for the tensors of a sink-aware checkpoint."""
     register()
-    dtype = next(model.parameters()).dtype
+    dtype, head = next(model.parameters()).dtype, model.get_output_embeddings()  # type: ignore[operator]
     for name, scheme in config.linears.items():
         try:
             linear = model.get_submodule(name)
@@ -63,7 +63,11 @@ def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
             made = QuantizedLinear(linear.in_features, linear.out_features, scheme, bias=linear.bias is not None)
             for parameter in made.parameters():
                 parameter.data = parameter.data.to(dtype)
-        replace_module(model, name, made)
+        if config.apart is None or scheme.weight is None or linear is head:
+            replace_module(model, name, made)
+        else:
+            replace_module(model, name, nn.Identity())
+            config.apart[name] = made
     for name in config.embeddings:
         replace_module(model, name, QuantizedEmbedding.like(model.get_submodule(name), dtype))
     for name, kv in config.attentions.items():

@@ -96,13 +96,13 @@ def _try(
     layer = random_layer(scheme, out, width, device)
     most = random_input(ROWS[-1], width, dtype, device)
     inputs = [most[:rows] for rows in ROWS]
-    right: dict[Kernel, QuantizedLinear] = {}
+    exact, right = Exact(layer), dict[Kernel, QuantizedLinear]()
     for kernel in kernels:
         ready = deepcopy(layer)
         with suppress(RuntimeError):  # torch offers the operator, but not for this device or size
             ready.use(Choice.always(kernel), dtype)
             tried = [x for x in inputs if _made_for(kernel, x)]
-            if all(relative_error(ready(x), layer, x) <= tolerance(kernel, dtype) for x in tried):
+            if all(exact.relative_error(ready(x), x) <= tolerance(kernel, dtype) for x in tried):
                 right[kernel] = ready
     choice = Choice(tuple(_fastest(layer, right, x) for x in inputs))
     return choice if choice.used() else None
@@ -133,25 +133,32 @@ def random_input(rows: int, width: int, dtype: torch.dtype, device: torch.device
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(rows)).to(device, dtype)
 
 
-def relative_error(y: Tensor, layer: QuantizedLinear, x: Tensor, rows: int = 16) -> float:
-    """Of the last rows of `y` (tokens, out) against the layer's definition in float64; codes as in `x`'s dtype.
+class Exact:
+    """Some outputs of a layer by its definition, in float64.
 
-    Of many outputs every n-th is compared, so that no large weight exists in float64; n is odd, to meet every lane.
+    Of many outputs every n-th is computed, so that no large weight exists in float64; n is odd, to meet every lane.
     """
-    outputs = slice(None, None, (layer.out_features // COMPARED) | 1)
-    x, y = x[-rows:], y[-rows:, outputs].double()
-    inputs = layer.scheme.activation
-    exact = x.double()
-    if inputs is not None:
-        scale, zero = token_ranges(x, inputs) if inputs.mode == "dynamic" else layer.static_range(x.dtype)
-        codes = quantize(x, scale, zero, inputs.grid)
-        exact = dequantize(codes, scale.double(), None if zero is None else zero.double())
-    weight = layer.quantized_weight()
-    zero = None if weight.zero is None else weight.zero[outputs]
-    expected = exact @ QuantizedWeight(weight.codes[outputs], weight.scale[outputs], zero).dequantized().double().T
-    if layer.bias is not None:
-        expected += layer.bias[outputs].double()
-    return float((y - expected).norm() / expected.norm())
+
+    def __init__(self, layer: QuantizedLinear) -> None:
+        self.layer, self.outputs = layer, slice(None, None, (layer.out_features // COMPARED) | 1)
+        weight = layer.quantized_weight()
+        zero = None if weight.zero is None else weight.zero[self.outputs]
+        chosen = QuantizedWeight(weight.codes[self.outputs], weight.scale[self.outputs], zero)
+        self.weight = chosen.dequantized().double()
+
+    def relative_error(self, y: Tensor, x: Tensor, rows: int = 16) -> float:
+        """Of the last rows of `y` (tokens, out) for prepared inputs `x` (tokens, in); codes as in `x`'s dtype."""
+        x, y = x[-rows:], y[-rows:, self.outputs].double()
+        inputs = self.layer.scheme.activation
+        exact = x.double()
+        if inputs is not None:
+            scale, zero = token_ranges(x, inputs) if inputs.mode == "dynamic" else self.layer.static_range(x.dtype)
+            codes = quantize(x, scale, zero, inputs.grid)
+            exact = dequantize(codes, scale.double(), None if zero is None else zero.double())
+        expected = exact @ self.weight.T
+        if self.layer.bias is not None:
+            expected += self.layer.bias[self.outputs].double()
+        return float((y - expected).norm() / expected.norm())
 
 
 def tolerance(kernel: Kernel, dtype: torch.dtype) -> float:

@@ -73,9 +73,12 @@ def _ranges(layer: QuantizedLinear) -> Tensor:
 def to_blocks(words: Tensor, block: int) -> Tensor:
     """Stored words (out, in / 8) int32 in the kernel's layout, (out, in / 2) uint8; no code is unpacked."""
     out, half = words.shape[0], words.shape[1] * 4
-    first, second = words.view(torch.uint8).reshape(out // block, 2, block // 2, half).unbind(1)
-    pairs = torch.stack([first & 15 | second << 4, first >> 4 | second & 240], -1)  # (blocks, block / 2, in / 2, 2)
-    return pairs.flatten(2).transpose(1, 2).reshape(out, half)
+    pairs = words.view(torch.uint8).reshape(out // block, 2, block // 2, half)
+    first, second = pairs[:, 0], pairs[:, 1]
+    packed = torch.empty(out // block, half, 2, block // 2, dtype=torch.uint8)  # (blocks, byte, its input, outputs)
+    packed[:, :, 0] = (first & 15).bitwise_or_(second << 4).transpose(1, 2)
+    packed[:, :, 1] = (first >> 4).bitwise_or_(second & 240).transpose(1, 2)
+    return packed.reshape(out, half)
 
 
 def from_blocks(packed: Tensor, block: int) -> Tensor:
