@@ -1,6 +1,6 @@
 """Speed and memory of quantized models beside the same model in float32 and bfloat16.
 
-    python -m eval.speed [--model FOLDER] [--only NAME …] [--rounds N]
+    python -m eval.speed [--model FOLDER] [--only NAME …] [--rounds N] [--name speed]
 
 Every measurement has a process of its own. The contenders take turns, some rounds long, and the best of all rounds
 counts, so that a busy moment of the machine hits no one alone. Quantized models are made once and kept; they are
@@ -31,6 +31,7 @@ from sinkquant.recipes.plain import TO_NEAREST
 PREFILL, PROMPT, NEW, BATCH, REPEATS = 512, 32, 24, 8, 5
 KV4 = ("kv_cache.bits=4", "kv_cache.recent=128")
 CALIBRATION = ("calibration.sequences=2", "calibration.length=128", "sinks.exclude=false", "weights.clip=none")
+NARROW = "weights.limit=63"
 STATIC = ("sinks.prefix=[1]", "activations.clip=none")
 
 
@@ -58,6 +59,8 @@ CONTENDERS = (
     Contender("w8a8", "float32", "w8a8", CALIBRATION),
     Contender("w8a8-static", "float32", "w8a8-static", (*CALIBRATION, *STATIC)),
     Contender("w8a8-static, no checksums", "float32", "w8a8-static", (*CALIBRATION, *STATIC), checksums=False),
+    Contender("w8a8, codes to 63", "float32", "w8a8", (*CALIBRATION, NARROW)),
+    Contender("w8a8-static, codes to 63", "float32", "w8a8-static", (*CALIBRATION, *STATIC, NARROW)),
     Contender("w8a8, bfloat16", "bfloat16", "w8a8", CALIBRATION),
     Contender("w4a16", "float32", "w4a16", (*CALIBRATION, *TO_NEAREST)),
     Contender("w4a16, bfloat16", "bfloat16", "w4a16", (*CALIBRATION, *TO_NEAREST)),
@@ -244,6 +247,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=ASSETS / "smollm2-135m-instruct")
     parser.add_argument("--only", nargs="+", default=[c.name for c in CONTENDERS], metavar="NAME")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--name", default="speed", help="of the files in eval/results: one for each processor")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where checkpoints are kept")
     options = parser.parse_args()
     if not options.model.exists():
@@ -268,9 +272,9 @@ def main() -> None:
             "model": options.model.name, "threads": torch.get_num_threads(), "machine": processor(), "rounds": turn + 1,
             "versions": versions(), "rows": rows, "missing": missing,
         }  # fmt: skip
-        write(RESULTS / "speed.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-        write(RESULTS / "speed.md", markdown(result))
-    print(RESULTS / "speed.md")
+        write(RESULTS / f"{options.name}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        write(RESULTS / f"{options.name}.md", markdown(result))
+    print(RESULTS / f"{options.name}.md")
 
 
 def installed(package: str) -> bool:

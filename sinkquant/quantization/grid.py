@@ -69,10 +69,15 @@ def round_through(q: Tensor) -> Tensor:
 
 def dequantize(q: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
     """Values (q − z)·s in the dtype of `scale`."""
-    q = q.to(scale.dtype)
-    return (q if zero is None else q - zero) * scale
+    values = q.to(scale.dtype)
+    if values is q or scale.requires_grad:
+        return (values if zero is None else values - zero) * scale
+    return (values if zero is None else values.sub_(zero)).mul_(scale)  # a copy is enough: weights are large
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero: Tensor | None, grid: Grid) -> Tensor:
     """`x` rounded to the grid, in the dtype of `x`."""
-    return dequantize(quantize(x, scale, zero, grid), scale, zero).to(x.dtype)
+    q = quantize(x, scale, zero, grid)
+    if q.requires_grad or scale.requires_grad or q.dtype != scale.dtype:
+        return dequantize(q, scale, zero).to(x.dtype)
+    return (q if zero is None else q.sub_(zero)).mul_(scale).to(x.dtype)

@@ -131,7 +131,9 @@ class QuantizedLinear(nn.Module):
         if scheme.mode == "dynamic":
             return fake_quantize(x, *token_ranges(x, scheme), scheme.grid)
         rounded = fake_quantize(x, *self.static_range(x.dtype), scheme.grid)
-        return torch.where(self.routed_rows(x)[..., None], x, rounded) if self.routes else rounded
+        if not self.routes or (self.limit is not None and _largest(x) <= self.limit):
+            return rounded
+        return torch.where(self.routed_rows(x)[..., None], x, rounded)
 
     def quantized_weight(self) -> QuantizedWeight:
         """Codes (out, in) with scales and zero points; the scheme must quantize the weight."""
@@ -216,6 +218,8 @@ class QuantizedLinear(nn.Module):
 
 def _largest(x: Tensor) -> float:
     """Largest magnitude in `x`, read once and without a copy."""
+    if x.numel() == 0:
+        return 0.0
     low, high = x.aminmax()
     return max(-low.item(), high.item())
 

@@ -40,6 +40,7 @@ def test_rows_beyond_the_limit_are_computed_in_float(kernel: bool) -> None:
     rounded = fake_quantize(x, layer.input_scale, None, Grid(8))
     expected = torch.stack([linear(rounded[0], weight), linear(x[1], weight)])
     y = layer(x)
+    assert layer(x[:0]).shape == (0, 2, 24)
     assert torch.allclose(y, expected, rtol=1e-5, atol=1e-5 * float(expected[0].abs().max()))
     assert not torch.allclose(y[1], linear(rounded[1], weight), rtol=1e-2)
 
