@@ -21,6 +21,7 @@ ABOUT = {
     "stories260k": "A model without sinks: nothing may get worse than plain quantization.",
 }
 RECENT = "kv_cache.recent=128"
+NARROW = ("weights.limit=63",)
 FAST, BEST = ("effort=fast",), ("effort=best",)
 
 
@@ -44,6 +45,8 @@ SETTINGS = {
     ),
     "W4A16 per channel (portable)": Setting("w4a16", ("weights.group_size=null",), ("weights.method=rtn",), goal=27.3),
     "W8A8 dynamic (portable)": Setting("w8a8"),
+    "W8A8 static, codes to 63": Setting("w8a8-static", NARROW, None),
+    "W8A8 dynamic (portable), codes to 63": Setting("w8a8", NARROW, None),
     "W4A8KV4 static, fast": Setting("w4a8kv4", FAST, None),
     "W4A4KV4 static, fast": Setting("w4a4kv4", FAST, None),
     "W4A8KV4 static, best": Setting("w4a8kv4", BEST, None, goal=28.0),
