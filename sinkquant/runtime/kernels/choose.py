@@ -29,7 +29,7 @@ ROWS = (1, 16, 64, 256)  # numbers of rows that are tried; a number between two 
 WEIGHTS = 2**20  # a larger layer is tried with fewer outputs, about that many weights
 COMPARED = 256  # about that many outputs are compared with float64
 REPEATS = 3  # calls of each way, for one slow call may be a hiccup of the machine, but no more where
-CLEAR, ENOUGH = 1.3, 0.02  # a kernel is faster than all others by so clear a ratio, or they have taken so many seconds
+CLEAR, ENOUGH = 1.3, 0.01  # a kernel is faster than all others by so clear a ratio, or they have taken so many seconds
 EXACT = 1e-6  # relative error of sums in float32
 
 

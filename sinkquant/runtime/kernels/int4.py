@@ -66,8 +66,11 @@ def _ranges(layer: QuantizedLinear) -> Tensor:
     assert layer.scheme.weight is not None
     scale = layer.weight_scale
     zero = unpack_zero(layer._buffers.get("weight_zero_point"), layer.scheme.weight, scale)
-    shift = torch.zeros_like(scale) if zero is None else -zero * scale
-    return torch.stack([scale, shift], -1).transpose(0, 1).to(torch.bfloat16).contiguous()
+    ranges = torch.zeros(*scale.T.shape, 2, dtype=torch.bfloat16)
+    ranges[..., 0] = scale.T
+    if zero is not None:
+        ranges[..., 1] = (-zero * scale).T
+    return ranges
 
 
 def to_blocks(words: Tensor, block: int) -> Tensor:
