@@ -24,25 +24,26 @@ from sinkquant.runtime.modules import replace_module
 def assemble(folder: Path, config: Any, dtype: torch.dtype | str) -> Any | None:
     """The model in `folder`, whose `config` has our quantization, on the CPU: bit for bit what `from_pretrained` loads.
 
-    transformers loads everything but the quantized linears. None where it does not name a class for the model.
+    transformers loads everything but the quantized linears, and those too whose tensors have other names in the files
+    than in the model. None where it does not name a class for the model.
     """
     named: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if named is None or isinstance(named, tuple):
         return None
     tensors = dict(_read(folder))
     quantization = SinkquantQuantization.from_dict(config.quantization_config)
-    linears = [name for name, scheme in quantization.linears.items() if scheme.weight is not None]
-    own: dict[str, dict[str, Tensor]] = {name: {} for name in linears}
+    linears = {name for name, scheme in quantization.linears.items() if scheme.weight is not None}
+    own: dict[str, dict[str, Tensor]] = {}
     for name in list(tensors):
         module, _, leaf = name.rpartition(".")
-        if module in own:
-            own[module][leaf] = tensors.pop(name)
-    config.quantization_config = {**config.quantization_config, "apart": True}
+        if module in linears:
+            own.setdefault(module, {})[leaf] = tensors.pop(name)
+    config.quantization_config = {**config.quantization_config, "apart": list(own)}
     model = named.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype)
     used = model.hf_quantizer.quantization_config
-    apart, used.apart = used.apart, None
+    apart, used.apart = used.apart, {}
     for name, stored in own.items():
-        linear = apart.get(name) or model.get_submodule(name)
+        linear = apart[name] or model.get_submodule(name)
         empty = linear.state_dict()
         linear.load_state_dict({leaf: x.to(empty[leaf].dtype) for leaf, x in stored.items()}, assign=True)
         replace_module(model, name, linear)

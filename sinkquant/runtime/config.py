@@ -90,8 +90,8 @@ class SinkquantQuantization(QuantizationConfigMixin):
         self.linears, self.attentions, self.prefix_length = linears, attentions, prefix_length
         self.kv_shapes, self.embeddings = kv_shapes, embeddings
         self.final_norm, self.untied_head = final_norm, untied_head
-        # Where this is a dictionary, quantized weights are put there by name, and not into the model; never stored.
-        self.apart: dict[str, QuantizedLinear] | None = None
+        # Linears that are put here by name, and not into the model; never stored.
+        self.apart: dict[str, QuantizedLinear | None] = {}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; linears and attentions with equal schemes share a group."""
@@ -122,7 +122,7 @@ class SinkquantQuantization(QuantizationConfigMixin):
             linears, attentions, config_dict["prefix_length"], shapes, tuple(config_dict["embeddings"]),
             config_dict["final_norm"], config_dict["untied_head"],
         )  # fmt: skip
-        made.apart = {} if config_dict.get("apart") else None
+        made.apart = dict.fromkeys(config_dict.get("apart", ()))
         return (made, kwargs) if return_unused_kwargs else made
 
 

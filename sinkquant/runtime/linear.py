@@ -131,7 +131,8 @@ class QuantizedLinear(nn.Module):
         if scheme.mode == "dynamic":
             return fake_quantize(x, *token_ranges(x, scheme), scheme.grid)
         rounded = fake_quantize(x, *self.static_range(x.dtype), scheme.grid)
-        if not self.routes or (self.limit is not None and _largest(x) <= self.limit):
+        inside = self.limit is not None and not torch.compiler.is_compiling() and _largest(x) <= self.limit
+        if inside or not self.routes:
             return rounded
         return torch.where(self.routed_rows(x)[..., None], x, rounded)
 
@@ -157,16 +158,18 @@ class QuantizedLinear(nn.Module):
         else:
             ready = self.shared.take(x, self, (kernel, self.input_grid), lambda: self._ready(kernel, x))
         y = kernel(self, ready.operand).to(x.dtype)
-        if ready.routed is not None and ready.rows is not None:
-            y[ready.routed] = self._float(ready.rows)
+        if ready.routed is not None:
+            where, rows = ready.routed
+            y[where] = self._float(rows)
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def _ready(self, kernel: Kernel, x: Tensor) -> Ready:
-        rows = self.prepare_input(x).reshape(-1, self.in_features)
-        routed = None
-        if self.limit is not None and _largest(rows) > self.limit:
-            routed = self.routed_rows(rows)
-        return Ready(kernel.operand(self, rows), routed, None if routed is None else rows[routed])
+        # Detached, for a view of the input that a sibling waits for would keep the input itself.
+        rows = self.prepare_input(x.detach()).reshape(-1, self.in_features).contiguous()
+        if self.limit is None or _largest(rows) <= self.limit:
+            return Ready(kernel.operand(self, rows))
+        where = self.routed_rows(rows)
+        return Ready(kernel.operand(self, rows), (where, rows[where]))
 
     def use(self, choice: Choice, dtype: torch.dtype) -> None:
         """Compute with the kernels of `choice` from now on; one may move the codes. `dtype` is that of the inputs."""
@@ -221,7 +224,7 @@ def _largest(x: Tensor) -> float:
     if x.numel() == 0:
         return 0.0
     low, high = x.aminmax()
-    return max(-low.item(), high.item())
+    return float(torch.maximum(-low, high))
 
 
 def dynamic_activation(scheme: LinearScheme) -> LinearScheme:

@@ -63,11 +63,11 @@ def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
             made = QuantizedLinear(linear.in_features, linear.out_features, scheme, bias=linear.bias is not None)
             for parameter in made.parameters():
                 parameter.data = parameter.data.to(dtype)
-        if config.apart is None or scheme.weight is None or linear is head:
-            replace_module(model, name, made)
-        else:
+        if name in config.apart and linear is not head:
             replace_module(model, name, nn.Identity())
             config.apart[name] = made
+        else:
+            replace_module(model, name, made)
     for name in config.embeddings:
         replace_module(model, name, QuantizedEmbedding.like(model.get_submodule(name), dtype))
     for name, kv in config.attentions.items():

@@ -15,8 +15,7 @@ class Ready(NamedTuple):
     """An input as a kernel takes it, and the rows that stay in float."""
 
     operand: Any
-    routed: Tensor | None  # (rows,) bool, or None: no row is routed
-    rows: Tensor | None  # the routed rows (n, in) of the prepared input
+    routed: tuple[Tensor, Tensor] | None = None  # where (rows,) bool, and those rows (n, in) of the prepared input
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,8 @@ class _Kept:
 class SharedInputs:
     """Keeps what one linear made of an input as long as the input lives, for its siblings.
 
-    A linear takes it once only: when it is called again with the same tensor, that may hold other numbers.
+    A linear takes it once only: when it is called again with the same tensor, that may hold other numbers. torch does
+    not count changes of tensors made under `inference_mode`, so there none may be changed between two siblings' calls.
     """
 
     def __init__(self) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
 from sinkquant.quantization.weights import QuantizedWeight
-from sinkquant.runtime.kernels.choose import Choice
+from sinkquant.runtime.kernels.choose import Choice, random_layer
+from sinkquant.runtime.kernels.int4 import Int4Kernel, cpu_block
 from sinkquant.runtime.kernels.int8 import Int8Kernel
 from sinkquant.runtime.kernels.use import use_kernels
 from sinkquant.runtime.linear import QuantizedLinear
@@ -82,7 +83,7 @@ def test_nothing_is_kept_when_the_input_is_gone() -> None:
 
     def make() -> Ready:
         made.append(True)
-        return Ready(torch.zeros(1), None, None)
+        return Ready(torch.zeros(1))
 
     x = torch.zeros(3)
     shared.take(x, "q", "way", make)
@@ -92,3 +93,19 @@ def test_nothing_is_kept_when_the_input_is_gone() -> None:
     del x
     assert shared._kept is None
     assert deepcopy(shared)._kept is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(5, 64), (2, 5, 64)], ids=str)
+@torch.no_grad()
+def test_an_operand_that_is_the_input_itself_does_not_keep_it(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    if cpu_block() is None:
+        pytest.skip("torch has no 4-bit kernel for this CPU")
+    layer = random_layer(LinearScheme(WeightScheme(4, group_size=32)), 128, 64)
+    layer.use(Choice.always(Int4Kernel()), dtype)
+    layer.shared = SharedInputs()
+    x = torch.randn(shape).to(dtype)
+    layer(x)
+    assert layer.shared._kept is not None
+    del x
+    assert layer.shared._kept is None

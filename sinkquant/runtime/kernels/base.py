@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from sinkquant.runtime.kernels.inputs import combine_ranges
+
 if TYPE_CHECKING:
     from sinkquant.quantization.scheme import LinearScheme
     from sinkquant.runtime.linear import QuantizedLinear
@@ -28,8 +30,8 @@ class Kernel(Protocol):
         """The type whose rounding an output of `dtype` may show."""
 
     def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
-        """Lay the layer's codes out anew, in the place of the stored ones; as it stands they are used as they are."""
-        return
+        """Multiply scales that are known beforehand. A kernel may put the codes in another layout, in their place."""
+        combine_ranges(layer, dtype)
 
     def codes(self, layer: QuantizedLinear) -> Tensor | None:
         """The codes (out, in) int8 that `prepare` took away, or None where they still stand in the layer."""

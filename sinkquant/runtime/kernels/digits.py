@@ -16,6 +16,7 @@ from sinkquant.runtime.kernels.base import Kernel
 from sinkquant.runtime.kernels.inputs import weight_codes
 from sinkquant.runtime.kernels.int8 import int_product
 from sinkquant.runtime.kernels.processor import narrow_sums
+from sinkquant.runtime.kernels.schemes import scales_by_channel
 from sinkquant.runtime.linear import QuantizedLinear
 
 BASE, HIGHEST = 128, 127
@@ -29,9 +30,9 @@ class DigitsKernel(Kernel):
     def suits(self, scheme: LinearScheme, out_features: int, in_features: int, device: torch.device) -> bool:
         """On the CPU, where `int8` does, for weights with one scale a channel and no zero point."""
         weight = scheme.weight
-        if weight is None or scheme.activation is not None or weight.bits != 8 or not weight.symmetric:
+        if weight is None or scheme.activation is not None or weight.bits != 8:
             return False
-        return weight.group_size in (None, in_features) and device.type == "cpu" and not narrow_sums(device)
+        return scales_by_channel(weight, in_features) and device.type == "cpu" and not narrow_sums(device)
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
         """Between bfloat16 and float32."""
@@ -46,7 +47,7 @@ class DigitsKernel(Kernel):
         """(rows, in) to (rows, out)."""
         scale, digits = operand
         high, low = int_product(digits, weight_codes(layer)).float().chunk(2)
-        y = torch.add(low, high, alpha=BASE).mul_(scale * layer.weight_scale.flatten())
+        y = torch.add(low, high, alpha=BASE).mul_(scale * layer.kernel_ranges)
         if layer.bias is not None:
             y += layer.bias
         return y

@@ -24,11 +24,9 @@ def round_input(layer: QuantizedLinear, x: Tensor) -> Rounded:
     """Prepared input `x` (rows, in) on its grid, codes as floats."""
     scheme = layer.scheme.activation
     assert scheme is not None
-    if scheme.mode == "static":
-        scale, zero = layer.static_range(x.dtype)
-        return Rounded(quantize(x, scale, zero, scheme.grid), zero, None)
-    scale, zero = token_ranges(x, scheme)
-    return Rounded(quantize(x, scale, zero, scheme.grid), zero, scale.float())
+    static = scheme.mode == "static"
+    scale, zero = layer.static_range(x.dtype) if static else token_ranges(x, scheme)
+    return Rounded(quantize(x, scale, zero, scheme.grid), zero, None if static else scale.float())
 
 
 def combine_ranges(layer: QuantizedLinear, dtype: torch.dtype) -> None:

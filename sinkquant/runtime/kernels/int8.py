@@ -14,8 +14,9 @@ from torch.nn.functional import pad
 
 from sinkquant.quantization.scheme import LinearScheme
 from sinkquant.runtime.kernels.base import Kernel
-from sinkquant.runtime.kernels.inputs import Rounded, combine_ranges, round_input, weight_codes
+from sinkquant.runtime.kernels.inputs import Rounded, round_input, weight_codes
 from sinkquant.runtime.kernels.processor import narrow_sums
+from sinkquant.runtime.kernels.schemes import is_integer_product
 from sinkquant.runtime.linear import QuantizedLinear
 
 CUDA_ROWS = 32  # cuBLAS takes more than 16 rows
@@ -38,10 +39,6 @@ class Int8Kernel(Kernel):
         """Sums are exact."""
         return dtype
 
-    def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
-        """Scales that are known beforehand are multiplied once."""
-        combine_ranges(layer, dtype)
-
     def operand(self, layer: QuantizedLinear, x: Tensor) -> Rounded:
         """Codes as int8."""
         rounded = round_input(layer, x)
@@ -60,14 +57,6 @@ class Int8Kernel(Kernel):
         if layer.bias is not None:
             y += layer.bias
         return y
-
-
-def is_integer_product(scheme: LinearScheme, in_features: int) -> bool:
-    """Whether inputs and weights have at most 8 bits, and weights one scale a channel without a zero point."""
-    weight, inputs = scheme.weight, scheme.activation
-    if weight is None or inputs is None or inputs.bits > 8:
-        return False
-    return weight.symmetric and weight.group_size in (None, in_features)
 
 
 def int_product(codes: Tensor, weight: Tensor) -> Tensor:

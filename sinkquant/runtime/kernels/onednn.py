@@ -15,9 +15,9 @@ from torch import Tensor
 
 from sinkquant.quantization.scheme import LinearScheme
 from sinkquant.runtime.kernels.base import Kernel
-from sinkquant.runtime.kernels.inputs import Rounded, combine_ranges, round_input, weight_codes
-from sinkquant.runtime.kernels.int8 import is_integer_product
+from sinkquant.runtime.kernels.inputs import Rounded, round_input, weight_codes
 from sinkquant.runtime.kernels.processor import fit_narrow_sums, narrow_sums
+from sinkquant.runtime.kernels.schemes import is_integer_product
 from sinkquant.runtime.linear import QuantizedLinear
 
 SHIFT = 128
@@ -37,10 +37,6 @@ class OneDnnKernel(Kernel):
     def precision(self, dtype: torch.dtype) -> torch.dtype:
         """Sums are exact."""
         return dtype
-
-    def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
-        """Scales that are known beforehand are multiplied once."""
-        combine_ranges(layer, dtype)
 
     def operand(self, layer: QuantizedLinear, x: Tensor) -> Rounded:
         """Codes as uint8, 128 larger than they are."""

@@ -6,13 +6,13 @@ import torch
 
 from sinkquant.quantization.grid import Grid
 
-VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
-
 
 def narrow_sums(device: torch.device) -> bool:
-    """Whether pairs of 8-bit products are added in 16 bits, where they saturate: on x86 CPUs without VNNI."""
-    found = torch.cpu.get_capabilities()
-    return device.type == "cpu" and bool(found.get("avx2")) and not any(found.get(name) for name in VNNI)
+    """Whether pairs of 8-bit products are added in 16 bits, where they saturate: on x86 CPUs without AVX-512 VNNI.
+
+    AVX-VNNI adds in 32 bits as well, but torch has no fast product for it.
+    """
+    return device.type == "cpu" and torch.cpu._is_avx2_supported() and not torch.cpu._is_vnni_supported()
 
 
 def fit_narrow_sums(weights: Grid) -> bool:

@@ -25,19 +25,19 @@ def use_kernels(model: Model, chooser: Chooser | None = None) -> Model:
     """
     chooser = chooser or Chooser()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    for layer in model.modules():
+        if isinstance(layer, QuantizedLinear) and layer.scheme.weight is not None and layer.choice is None:
+            choice = chooser.choose(layer, dtype)
+            if choice is not None:
+                layer.use(choice, dtype)
     for module in model.modules():
-        linears = [child for child in module.children() if isinstance(child, QuantizedLinear)]
-        for layer in linears:
-            if layer.scheme.weight is not None and layer.choice is None:
-                choice = chooser.choose(layer, dtype)
-                if choice is not None:
-                    layer.use(choice, dtype)
-        _share([layer for layer in linears if layer.choice is not None and not layer.scheme.center])
+        _share([child for child in module.children() if isinstance(child, QuantizedLinear)])
     return model
 
 
-def _share(siblings: list[QuantizedLinear]) -> None:
+def _share(linears: list[QuantizedLinear]) -> None:
     """Let linears of one module share inputs. Where each gets another input, none is kept for long."""
+    siblings = [layer for layer in linears if layer.choice is not None and not layer.scheme.center]
     shared = SharedInputs()
     for layer in siblings if len(siblings) > 1 else []:
         layer.shared = shared
