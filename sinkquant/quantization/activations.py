@@ -21,7 +21,7 @@ def token_ranges(x: Tensor, scheme: ActivationScheme) -> tuple[Tensor, Tensor | 
     if scheme.symmetric:
         high = x.abs().amax(-1, keepdim=True)
         return symmetric_scale(high if scheme.clip == 1 else high * scheme.clip, scheme.grid), None
-    low, high = x.aminmax(dim=-1, keepdim=True)
+    low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)  # together torch takes ten times as long for them
     return scale_and_zero(low * scheme.clip, high * scheme.clip, scheme.grid)
 
 

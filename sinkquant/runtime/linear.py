@@ -151,21 +151,23 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) -> (…, out)."""
         kernel = None if self.choice is None else self.choice.at(x.numel() // self.in_features)
-        if kernel is None:
-            return self._float(self.quantize_input(self.prepare_input(x)))
         if self.shared is None:
             ready = self._ready(kernel, x)
         else:
-            ready = self.shared.take(x, self, (kernel, self.input_grid), lambda: self._ready(kernel, x))
+            # Detached, for a view of the input that a sibling waits for would keep the input itself.
+            ready = self.shared.take(x, self, (kernel, self.input_grid), lambda: self._ready(kernel, x.detach()))
+        if kernel is None:
+            return self._float(ready.operand)
         y = kernel(self, ready.operand).to(x.dtype)
         if ready.routed is not None:
             where, rows = ready.routed
             y[where] = self._float(rows)
         return y.reshape(*x.shape[:-1], self.out_features)
 
-    def _ready(self, kernel: Kernel, x: Tensor) -> Ready:
-        # Detached, for a view of the input that a sibling waits for would keep the input itself.
-        rows = self.prepare_input(x.detach()).reshape(-1, self.in_features).contiguous()
+    def _ready(self, kernel: Kernel | None, x: Tensor) -> Ready:
+        if kernel is None:
+            return Ready(self.quantize_input(self.prepare_input(x)))
+        rows = self.prepare_input(x).reshape(-1, self.in_features).contiguous()
         if self.limit is None or _largest(rows) <= self.limit:
             return Ready(kernel.operand(self, rows))
         where = self.routed_rows(rows)

@@ -240,22 +240,39 @@ class Odd(Int8Kernel):
 def test_a_wrong_or_slow_kernel_is_not_chosen() -> None:
     scheme = LinearScheme(WeightScheme(8), STATIC)
     layer = random_layer(scheme, 64, 64)
-    assert Chooser([Odd(1.001, 0.0)]).choose(layer, torch.float32) is None
-    assert Chooser([Odd(1.0, 0.2)]).choose(layer, torch.float32) is None
+    assert Chooser([Odd(1.001, 0.0)]).choose([layer], torch.float32) is None
+    assert Chooser([Odd(1.0, 0.2)]).choose([layer], torch.float32) is None
 
 
 def test_a_choice_is_made_once_for_all_layers_of_a_size() -> None:
-    calls = []
+    tries = []
 
-    class Counting(Int8Kernel):
-        def suits(self, *facts: object) -> bool:
-            calls.append(facts)
-            return False
+    class Counting(Odd):
+        def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
+            tries.append((layer.out_features, layer.in_features))
+            super().prepare(layer, dtype)
 
-    chooser = Chooser([Counting()])
+    chooser = Chooser([Counting(1.001, 0.0)])
     for scheme in (STATIC, ActivationScheme(8, "static", route=2.0)):
-        assert chooser.choose(random_layer(LinearScheme(WeightScheme(8), scheme), 64, 64), torch.float32) is None
-    assert len(calls) == 1
+        layers = [random_layer(LinearScheme(WeightScheme(8), scheme), out, 96) for out in (64, 32)]
+        assert chooser.choose(layers, torch.float32) is None
+    assert tries == [(96, 96)]
+
+
+def test_layers_are_tried_together_only_where_a_kernel_suits_each() -> None:
+    layers = [random_layer(LinearScheme(WeightScheme(4, group_size=32)), out, 64) for out in (96, 32, 64, 64)]
+
+    class Picky(Int4Kernel):
+        def suits(self, scheme: LinearScheme, out_features: int, *facts: object) -> bool:
+            return out_features % 64 == 0
+
+        def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
+            raise AssertionError("tried")
+
+    chooser = Chooser([Picky()])
+    assert chooser.choose(layers[:2], torch.float32) is None
+    with pytest.raises(AssertionError, match="tried"):
+        chooser.choose(layers[2:], torch.float32)
 
 
 def test_rows_between_two_probes_count_as_the_larger() -> None:

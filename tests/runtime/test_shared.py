@@ -109,3 +109,18 @@ def test_an_operand_that_is_the_input_itself_does_not_keep_it(shape: tuple[int, 
     assert layer.shared._kept is not None
     del x
     assert layer.shared._kept is None
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_rows_that_are_dequantized_share_what_is_rounded(inference: bool) -> None:
+    model = Branches(Int8Kernel())
+    for layer in (model.q, model.k, model.gate):
+        layer.choice = Choice((None,) * 4)
+    with torch.inference_mode(inference):
+        x = torch.randn(2, 5, 96)
+        x[1, 3] *= 50
+        first, second = model.q(x), model.k(x)
+        assert model.q.shared is not None
+        assert model.q.shared._kept.takers == {model.q, model.k}
+        for found, expected in zip((first, second), alone(model, x), strict=False):
+            assert torch.equal(found, expected)

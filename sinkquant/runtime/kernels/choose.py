@@ -69,24 +69,33 @@ class Chooser:
         self.kernels = tuple(kernels)
         self._known: dict[tuple[object, ...], Choice | None] = {}
 
-    def choose(self, layer: QuantizedLinear, dtype: torch.dtype) -> Choice | None:
-        """The choice for `layer` under inputs of `dtype`, or None where only the dequantizing path will do."""
-        device = layer._buffers["weight_scale"].device if layer.scheme.weight else layer.weight.device  # type: ignore[union-attr]
-        outputs = layer.out_features
-        most = max(WEIGHTS // layer.in_features // 64, 1) * 64
+    def choose(self, layers: Sequence[QuantizedLinear], dtype: torch.dtype) -> Choice | None:
+        """The choice for `layers` under inputs of `dtype`, or None where only the dequantizing path will do.
+
+        They must have one product and one device, and are tried as one layer with the outputs of all.
+        """
+        scheme, width = product_of(layers[0])
+        assert scheme.weight is not None
+        device, outputs = layers[0].weight_scale.device, sum(layer.out_features for layer in layers)
+        most = max(WEIGHTS // width // 64, 1) * 64
         if outputs > most:
             outputs = most + outputs % 64  # what a kernel asks of sizes concerns their divisors up to 64
-        facts = (_bare(layer.scheme), outputs, layer.in_features, device)
-        if (*facts, dtype) not in self._known:
-            suiting = [kernel for kernel in self.kernels if kernel.suits(*facts)]
-            self._known[*facts, dtype] = _try(suiting, *facts, dtype) if suiting else None
-        return self._known[*facts, dtype]
+        facts = (scheme, outputs, width, device)
+        kernels = tuple(
+            kernel
+            for kernel in self.kernels
+            if all(kernel.suits(scheme, layer.out_features, width, device) for layer in layers)
+        )
+        if (kernels, *facts, dtype) not in self._known:
+            self._known[kernels, *facts, dtype] = _try(kernels, *facts, dtype) if kernels else None
+        return self._known[kernels, *facts, dtype]
 
 
-def _bare(scheme: LinearScheme) -> LinearScheme:
-    """The scheme of the product alone."""
+def product_of(layer: QuantizedLinear) -> tuple[LinearScheme, int]:
+    """What a layer computes, whatever is done to its input before: the scheme of the product, and its inputs."""
+    scheme = layer.scheme
     activation = None if scheme.activation is None else replace(scheme.activation, route=None, clip=1.0)
-    return LinearScheme(scheme.weight, activation)
+    return LinearScheme(scheme.weight, activation), layer.in_features
 
 
 @torch.no_grad()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from sinkquant.runtime.kernels.choose import Chooser
+from sinkquant.runtime.kernels.choose import Chooser, product_of
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.shared import SharedInputs
 
@@ -25,19 +26,33 @@ def use_kernels(model: Model, chooser: Chooser | None = None) -> Model:
     """
     chooser = chooser or Chooser()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    for layer in model.modules():
-        if isinstance(layer, QuantizedLinear) and layer.scheme.weight is not None and layer.choice is None:
-            choice = chooser.choose(layer, dtype)
+    for linears in _by_parent(model):
+        for alike in _by_product([layer for layer in linears if layer.choice is None]):
+            choice = chooser.choose(alike, dtype)
             if choice is not None:
-                layer.use(choice, dtype)
-    for module in model.modules():
-        _share([child for child in module.children() if isinstance(child, QuantizedLinear)])
+                for layer in alike:
+                    layer.use(choice, dtype)
+        _share([layer for layer in linears if layer.choice is not None and not layer.scheme.center])
     return model
 
 
-def _share(linears: list[QuantizedLinear]) -> None:
+def _by_parent(model: nn.Module) -> Iterator[list[QuantizedLinear]]:
+    """The linears with quantized weights in each module; `model` itself may be one."""
+    candidates: list[Iterable[nn.Module]] = [[model], *(module.children() for module in model.modules())]
+    for modules in candidates:
+        yield [layer for layer in modules if isinstance(layer, QuantizedLinear) and layer.scheme.weight is not None]
+
+
+def _by_product(linears: list[QuantizedLinear]) -> list[list[QuantizedLinear]]:
+    """Those with one product on one device, for they may get the same input, and should use one kernel then."""
+    groups: dict[object, list[QuantizedLinear]] = {}
+    for layer in linears:
+        groups.setdefault((product_of(layer), layer.weight_scale.device), []).append(layer)
+    return list(groups.values())
+
+
+def _share(siblings: list[QuantizedLinear]) -> None:
     """Let linears of one module share inputs. Where each gets another input, none is kept for long."""
-    siblings = [layer for layer in linears if layer.choice is not None and not layer.scheme.center]
     shared = SharedInputs()
     for layer in siblings if len(siblings) > 1 else []:
         layer.shared = shared
