@@ -21,7 +21,7 @@ from sinkquant.transforms.hadamard import fast_hadamard
 
 if TYPE_CHECKING:
     from sinkquant.runtime.kernels.base import Kernel
-    from sinkquant.runtime.kernels.choose import Choice
+    from sinkquant.runtime.kernels.choice import Choice
 
 
 class QuantizedLinear(nn.Module):

@@ -16,13 +16,15 @@ from sinkquant.quantization.grid import Grid
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
 from sinkquant.quantization.weights import QuantizedWeight, round_to_nearest
 from sinkquant.runtime.kernels.base import Kernel
-from sinkquant.runtime.kernels.choose import Choice, Chooser, random_layer
+from sinkquant.runtime.kernels.choice import Choice
+from sinkquant.runtime.kernels.choose import Chooser
 from sinkquant.runtime.kernels.digits import DigitsKernel, two_digits
 from sinkquant.runtime.kernels.int4 import Int4Kernel, cpu_block, from_blocks, to_blocks
 from sinkquant.runtime.kernels.int8 import Int8Kernel
 from sinkquant.runtime.kernels.int8pack import Int8PackKernel
 from sinkquant.runtime.kernels.onednn import OneDnnKernel, product
 from sinkquant.runtime.kernels.processor import fit_narrow_sums, narrow_sums
+from sinkquant.runtime.kernels.samples import random_layer
 from sinkquant.runtime.kernels.use import use_kernels
 from sinkquant.runtime.linear import QuantizedLinear
 

@@ -12,8 +12,9 @@ from torch.nn.functional import linear
 from sinkquant.quantization.grid import Grid, fake_quantize
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
 from sinkquant.recipes import load_recipe
-from sinkquant.runtime.kernels.choose import Choice, random_layer
+from sinkquant.runtime.kernels.choice import Choice
 from sinkquant.runtime.kernels.int8 import Int8Kernel
+from sinkquant.runtime.kernels.samples import random_layer
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.routing import RoutedRows, outlier_rows, routing_limit
 

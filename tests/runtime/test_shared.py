@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
 from sinkquant.quantization.weights import QuantizedWeight
-from sinkquant.runtime.kernels.choose import Choice, random_layer
+from sinkquant.runtime.kernels.choice import Choice
 from sinkquant.runtime.kernels.int4 import Int4Kernel, cpu_block
 from sinkquant.runtime.kernels.int8 import Int8Kernel
+from sinkquant.runtime.kernels.samples import random_layer
 from sinkquant.runtime.kernels.use import use_kernels
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.shared import Ready, SharedInputs
