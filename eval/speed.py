@@ -28,7 +28,7 @@ from sinkquant.checkpoint.manifest import checksum
 from sinkquant.models.source import weight_files
 from sinkquant.recipes.plain import TO_NEAREST
 
-PREFILL, PROMPT, NEW, BATCH, REPEATS = 512, 32, 24, 8, 5
+PREFILL, PROMPT, NEW, BATCH, REPEATS, LOADS = 512, 32, 24, 8, 5, 3
 KV4 = ("kv_cache.bits=4", "kv_cache.recent=128")
 CALIBRATION = ("calibration.sequences=2", "calibration.length=128", "sinks.exclude=false", "weights.clip=none")
 NARROW = "weights.limit=63"
@@ -137,6 +137,20 @@ def measure(contender: Contender, folder: Path) -> Row:
     }
 
 
+def load_time(contender: Contender, folder: Path) -> float:
+    """Seconds; in a process of its own, for transformers remembers what it has worked out for a first model."""
+    warm_up()
+    start = time.perf_counter()
+    load(contender, folder)
+    return time.perf_counter() - start
+
+
+def in_fresh_process(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What `call` returns there."""
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh:
+        return fresh.submit(call, *arguments).result()
+
+
 def read_once(folder: Path) -> None:
     """Bring the weight files into the system's cache, so that no contender pays for the disk."""
     for file in weight_files(folder):
@@ -231,7 +245,7 @@ def markdown(result: Row) -> str:
         f"{PROMPT} tokens unless stated. Generating: peak memory of loading and of decoding behind {PROMPT} tokens, "
         "above that of the process after a tiny model, and its share of weight files and cache (in the model's dtype); "
         f"with prefill: the same after reading {PREFILL} tokens at once. "
-        f"{result['rounds']} rounds in turn, best of each. {versions}.",
+        f"{result['rounds']} rounds in turn, best of each (loading {1 + LOADS} times a round). {versions}.",
         *(f"Left out: {name}." for name in result["missing"]),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -263,11 +277,15 @@ def main() -> None:
     for turn in range(options.rounds):
         for contender in chosen:
             read_once(folders[contender.name])
-            with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh:
-                found = fresh.submit(measure, contender, folders[contender.name]).result()
+            found = in_fresh_process(measure, contender, folders[contender.name])
             found["bytes"] = weight_bytes(folders[contender.name])
             rows[contender.name] = merge(rows.get(contender.name), found)
             print(turn + 1, contender.name, {k: round(v, 4) for k, v in found["seconds"].items()}, flush=True)
+        for contender in chosen * LOADS:
+            read_once(folders[contender.name])
+            seconds = in_fresh_process(load_time, contender, folders[contender.name])
+            best_of = rows[contender.name]["seconds"]
+            best_of["load"] = min(best_of["load"], seconds)
         result: Row = {
             "model": options.model.name, "threads": torch.get_num_threads(), "machine": processor(), "rounds": turn + 1,
             "versions": versions(), "rows": rows, "missing": missing,

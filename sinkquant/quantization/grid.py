@@ -67,17 +67,14 @@ def round_through(q: Tensor) -> Tensor:
     return q + (q.round() - q).detach()
 
 
-def dequantize(q: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
-    """Values (q − z)·s in the dtype of `scale`."""
+def dequantize(q: Tensor, scale: Tensor, zero: Tensor | None, *, in_place: bool = False) -> Tensor:
+    """Values (q − z)·s in the dtype of `scale`; `in_place`: q is needed no more."""
     values = q.to(scale.dtype)
-    if values is q or scale.requires_grad:
+    if values.requires_grad or scale.requires_grad or (values is q and not in_place):
         return (values if zero is None else values - zero) * scale
-    return (values if zero is None else values.sub_(zero)).mul_(scale)  # a copy is enough: weights are large
+    return (values if zero is None else values.sub_(zero)).mul_(scale)  # one copy is enough: weights are large
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero: Tensor | None, grid: Grid) -> Tensor:
     """`x` rounded to the grid, in the dtype of `x`."""
-    q = quantize(x, scale, zero, grid)
-    if q.requires_grad or scale.requires_grad or q.dtype != scale.dtype:
-        return dequantize(q, scale, zero).to(x.dtype)
-    return (q if zero is None else q.sub_(zero)).mul_(scale).to(x.dtype)
+    return dequantize(quantize(x, scale, zero, grid), scale, zero, in_place=True).to(x.dtype)

@@ -18,7 +18,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, GenerationConfig
 
 from sinkquant.models.source import weight_files
 from sinkquant.runtime.config import SinkquantQuantization
-from sinkquant.runtime.modules import replace_module
+from sinkquant.runtime.modules import Apart, replace_module
 
 
 def assemble(folder: Path, config: Any, dtype: torch.dtype | str) -> Any | None:
@@ -40,10 +40,10 @@ def assemble(folder: Path, config: Any, dtype: torch.dtype | str) -> Any | None:
             own.setdefault(module, {})[leaf] = tensors.pop(name)
     config.quantization_config = {**config.quantization_config, "apart": list(own)}
     model = named.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype)
-    used = model.hf_quantizer.quantization_config
-    apart, used.apart = used.apart, {}
+    model.hf_quantizer.quantization_config.apart = frozenset()
     for name, stored in own.items():
-        linear = apart[name] or model.get_submodule(name)
+        place = model.get_submodule(name)
+        linear = place.held[0] if isinstance(place, Apart) else place
         empty = linear.state_dict()
         linear.load_state_dict({leaf: x.to(empty[leaf].dtype) for leaf, x in stored.items()}, assign=True)
         replace_module(model, name, linear)

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from sinkquant.errors import SinkquantError
 from sinkquant.quantization.scheme import KVScheme, LinearScheme
-
-if TYPE_CHECKING:
-    from sinkquant.runtime.linear import QuantizedLinear
 
 Scheme = TypeVar("Scheme", bound=Hashable)
 Made = TypeVar("Made")
@@ -90,8 +87,8 @@ class SinkquantQuantization(QuantizationConfigMixin):
         self.linears, self.attentions, self.prefix_length = linears, attentions, prefix_length
         self.kv_shapes, self.embeddings = kv_shapes, embeddings
         self.final_norm, self.untied_head = final_norm, untied_head
-        # Linears that are put here by name, and not into the model; never stored.
-        self.apart: dict[str, QuantizedLinear | None] = {}
+        # Linears that are to stay out of the model; never stored.
+        self.apart: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; linears and attentions with equal schemes share a group."""
@@ -122,7 +119,7 @@ class SinkquantQuantization(QuantizationConfigMixin):
             linears, attentions, config_dict["prefix_length"], shapes, tuple(config_dict["embeddings"]),
             config_dict["final_norm"], config_dict["untied_head"],
         )  # fmt: skip
-        made.apart = dict.fromkeys(config_dict.get("apart", ()))
+        made.apart = frozenset(config_dict.get("apart", ()))
         return (made, kwargs) if return_unused_kwargs else made
 
 

@@ -150,7 +150,9 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) -> (…, out)."""
-        kernel = None if self.choice is None else self.choice.at(x.numel() // self.in_features)
+        if self.choice is None or (x.requires_grad and torch.is_grad_enabled()):  # kernels pass no gradient on
+            return self._float(self.quantize_input(self.prepare_input(x)))
+        kernel = self.choice.at(x.numel() // self.in_features)
         if self.shared is None:
             ready = self._ready(kernel, x)
         else:
@@ -178,7 +180,7 @@ class QuantizedLinear(nn.Module):
         choice.prepare(self, dtype)
         self.choice = choice
         scheme = self.scheme.activation
-        static = self.static_range(dtype) if scheme is not None and scheme.mode == "static" else ()
+        static = self.static_range(torch.float32) if scheme is not None and scheme.mode == "static" else ()
         self.input_grid = (scheme, self.scheme.rotate, *(None if part is None else part.item() for part in static))
         if scheme is not None and scheme.route is not None:
             self.limit = float(routing_limit(*self.static_range(dtype), scheme.grid, scheme.route))

@@ -46,6 +46,16 @@ class FlaggedLayerNorm(nn.LayerNorm):
         return layer_norm(x, self.normalized_shape, self.weight.reshape(-1), self.bias, self.eps)
 
 
+class Apart(nn.Module):
+    """Stands for a linear that is no part of the model while the rest loads."""
+
+    weight, bias = torch.empty(0, 0), None  # models initialize what they know by these names
+
+    def __init__(self, linear: QuantizedLinear) -> None:
+        super().__init__()
+        self.held = (linear,)  # in a tuple it is no child
+
+
 def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
     """Prepare an empty model (on the meta device) for the tensors of a sink-aware checkpoint."""
     register()
@@ -63,11 +73,7 @@ def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
             made = QuantizedLinear(linear.in_features, linear.out_features, scheme, bias=linear.bias is not None)
             for parameter in made.parameters():
                 parameter.data = parameter.data.to(dtype)
-        if name in config.apart and linear is not head:
-            replace_module(model, name, nn.Identity())
-            config.apart[name] = made
-        else:
-            replace_module(model, name, made)
+        replace_module(model, name, Apart(made) if name in config.apart and linear is not head else made)
     for name in config.embeddings:
         replace_module(model, name, QuantizedEmbedding.like(model.get_submodule(name), dtype))
     for name, kv in config.attentions.items():

@@ -42,6 +42,6 @@ def _scheme(group: dict[str, Any], limit: int | None) -> LinearScheme:
             inputs["num_bits"], "dynamic" if inputs["dynamic"] else "static", inputs["symmetric"]
         )
     bits, packed = weights["num_bits"], group["format"] == "pack-quantized"
-    narrow = limit if bits == 8 and activation is not None else None  # the head keeps its whole range
+    narrow = limit if bits == 8 and activation is not None else None  # the head may use the whole range
     weight = WeightScheme(bits, weights["symmetric"], weights.get("group_size"), narrow, words=packed and bits == 8)
     return LinearScheme(weight, activation)

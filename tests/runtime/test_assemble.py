@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, initialization
 
 import sinkquant
+from sinkquant.quantization.scheme import LinearScheme, WeightScheme
 from sinkquant.runtime.assemble import assemble
+from sinkquant.runtime.linear import QuantizedLinear
+from sinkquant.runtime.modules import Apart
 from sinkquant.runtime.portable import portable_quantization
 
 COMMON = ["calibration.length=64", "calibration.sequences=4"]
@@ -48,6 +51,14 @@ def test_equal_to_from_pretrained(stories_path: Path, tmp_path: Path, recipe: st
     ids = torch.tensor([[5, 17, 100, 23, 42, 7]])
     with torch.no_grad():
         assert torch.equal(model(ids).logits, expected(ids).logits)
+
+
+def test_models_may_initialize_what_stands_apart() -> None:
+    linear = QuantizedLinear(8, 4, LinearScheme(WeightScheme(8)), bias=True)
+    place = Apart(linear)
+    initialization.normal_(place.weight)
+    assert not [*place.state_dict(), *place.children(), *place.parameters()]
+    assert place.held == (linear,)
 
 
 def test_a_class_that_transformers_does_not_name_is_left_to_it(tmp_path: Path) -> None:

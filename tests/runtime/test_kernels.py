@@ -27,6 +27,7 @@ from sinkquant.runtime.kernels.processor import fit_narrow_sums, narrow_sums
 from sinkquant.runtime.kernels.samples import random_layer
 from sinkquant.runtime.kernels.use import use_kernels
 from sinkquant.runtime.linear import QuantizedLinear
+from sinkquant.runtime.shared import SharedInputs
 
 CPU = torch.device("cpu")
 FLOAT_ERROR = {torch.float32: 1e-6, torch.bfloat16: 2.5e-3}
@@ -261,20 +262,53 @@ def test_a_choice_is_made_once_for_all_layers_of_a_size() -> None:
     assert tries == [(96, 96)]
 
 
-def test_layers_are_tried_together_only_where_a_kernel_suits_each() -> None:
-    layers = [random_layer(LinearScheme(WeightScheme(4, group_size=32)), out, 64) for out in (96, 32, 64, 64)]
+def test_siblings_are_tried_together_where_a_kernel_suits_each() -> None:
+    tries = []
 
-    class Picky(Int4Kernel):
+    class Picky(Odd):
         def suits(self, scheme: LinearScheme, out_features: int, *facts: object) -> bool:
             return out_features % 64 == 0
 
         def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
-            raise AssertionError("tried")
+            tries.append(layer.out_features)
+            super().prepare(layer, dtype)
 
-    chooser = Chooser([Picky()])
-    assert chooser.choose(layers[:2], torch.float32) is None
-    with pytest.raises(AssertionError, match="tried"):
-        chooser.choose(layers[2:], torch.float32)
+    siblings = [random_layer(LinearScheme(WeightScheme(8), STATIC), out, 64) for out in (96, 64, 32, 128, 256)]
+    siblings[-1].scheme = replace(siblings[-1].scheme, rotate=True)
+    use_kernels(nn.ModuleList(siblings), Chooser([Picky(1.001, 0.0)]))
+    assert tries == [64 + 128, 256]
+
+
+def test_one_layer_is_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Odd(1.0, 0.0)
+    monkeypatch.setattr(Chooser, "choose", lambda *_: Choice.always(kernel))
+    layer = use_kernels(random_layer(LinearScheme(WeightScheme(8), STATIC), 64, 64))
+    assert layer.choice == Choice.always(kernel)
+    assert layer.shared is None
+
+
+def test_a_wide_layer_is_tried_with_enough_outputs() -> None:
+    sizes = []
+
+    class Sized(Odd):
+        def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
+            sizes.append((layer.out_features, layer.in_features))
+            raise RuntimeError
+
+    scheme = LinearScheme(WeightScheme(8), STATIC)
+    for out, width in ((300, 96), (1100, 512), (300, 8192)):
+        assert Chooser([Sized(1.0, 0.0)]).choose([random_layer(scheme, out, width)], torch.float32) is None
+    assert sizes == [(300, 96), (1024 + 12, 512), (256 + 44, 8192)]
+
+
+def test_gradients_take_the_reference_path() -> None:
+    layer = random_layer(LinearScheme(WeightScheme(8), DYNAMIC), 64, 64)
+    x = torch.randn(3, 64, requires_grad=True)
+    expected = torch.autograd.grad(layer(x).sum(), x)[0]
+    layer.use(Choice.always(Int8Kernel()), torch.float32)
+    layer.shared = SharedInputs()
+    assert torch.equal(torch.autograd.grad(layer(x).sum(), x)[0], expected)
+    assert expected.any()
 
 
 def test_rows_between_two_probes_count_as_the_larger() -> None:

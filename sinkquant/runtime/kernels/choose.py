@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
@@ -20,7 +21,16 @@ from sinkquant.runtime.kernels.trial import try_kernels
 from sinkquant.runtime.linear import QuantizedLinear
 
 KERNELS: tuple[Kernel, ...] = (Int8Kernel(), OneDnnKernel(), DigitsKernel(), Int8PackKernel(), Int4Kernel())
-WEIGHTS = 2**19  # a larger layer is tried with fewer outputs, about that many weights
+WEIGHTS, OUTPUTS = 2**19, 256  # larger layers are tried with fewer outputs: so many weights or outputs
+
+
+class Product(NamedTuple):
+    """The product of a linear, and the kernels that suit it."""
+
+    scheme: LinearScheme
+    width: int
+    device: torch.device
+    kernels: tuple[Kernel, ...]
 
 
 class Chooser:
@@ -33,28 +43,27 @@ class Chooser:
     def choose(self, layers: Sequence[QuantizedLinear], dtype: torch.dtype) -> Choice | None:
         """The choice for `layers` under inputs of `dtype`, or None where only the dequantizing path will do.
 
-        They must have one product and one device, and are tried as one layer with the outputs of all.
+        What `product_of` says of them must be equal. They are tried as one layer with the outputs of all.
         """
-        scheme, width = product_of(layers[0])
-        assert scheme.weight is not None
-        device, outputs = layers[0].weight_scale.device, sum(layer.out_features for layer in layers)
-        most = max(WEIGHTS // width // 64, 1) * 64
+        product = self.product_of(layers[0])
+        outputs, most = sum(layer.out_features for layer in layers), max(WEIGHTS // product.width // 64 * 64, OUTPUTS)
         if outputs > most:
             outputs = most + outputs % 64  # what a kernel asks of sizes concerns their divisors up to 64
-        kernels = tuple(
-            kernel
-            for kernel in self.kernels
-            if all(kernel.suits(scheme, layer.out_features, width, device) for layer in layers)
-        )
-        facts = (kernels, scheme, outputs, width, device, dtype)
+        facts = (product, outputs, dtype)
         if facts not in self._known:
-            trial = random_layer(scheme, outputs, width, device) if kernels else None
-            self._known[facts] = None if trial is None else try_kernels(trial, kernels, dtype)
+            self._known[facts] = _tried(*facts)
         return self._known[facts]
 
+    def product_of(self, layer: QuantizedLinear) -> Product:
+        """What `layer`, whose weight is quantized, computes of a prepared input."""
+        scheme, device = layer.scheme, layer.weight_scale.device
+        activation = None if scheme.activation is None else replace(scheme.activation, route=None, clip=1.0)
+        bare = LinearScheme(scheme.weight, activation)
+        facts = (bare, layer.out_features, layer.in_features, device)
+        return Product(bare, layer.in_features, device, tuple(k for k in self.kernels if k.suits(*facts)))
 
-def product_of(layer: QuantizedLinear) -> tuple[LinearScheme, int]:
-    """What a layer computes, whatever is done to its input before: the scheme of the product, and its inputs."""
-    scheme = layer.scheme
-    activation = None if scheme.activation is None else replace(scheme.activation, route=None, clip=1.0)
-    return LinearScheme(scheme.weight, activation), layer.in_features
+
+def _tried(product: Product, outputs: int, dtype: torch.dtype) -> Choice | None:
+    if not product.kernels:
+        return None
+    return try_kernels(random_layer(product.scheme, outputs, product.width, product.device), product.kernels, dtype)

@@ -66,7 +66,7 @@ def _ranges(layer: QuantizedLinear) -> Tensor:
     assert layer.scheme.weight is not None
     scale = layer.weight_scale
     zero = unpack_zero(layer._buffers.get("weight_zero_point"), layer.scheme.weight, scale)
-    ranges = torch.zeros(*scale.T.shape, 2, dtype=torch.bfloat16)
+    ranges = torch.zeros(*scale.T.shape, 2, dtype=torch.bfloat16, device=scale.device)
     ranges[..., 0] = scale.T
     if zero is not None:
         ranges[..., 1] = (-zero * scale).T
@@ -78,7 +78,8 @@ def to_blocks(words: Tensor, block: int) -> Tensor:
     out, half = words.shape[0], words.shape[1] * 4
     pairs = words.view(torch.uint8).reshape(out // block, 2, block // 2, half)
     first, second = pairs[:, 0], pairs[:, 1]
-    packed = torch.empty(out // block, half, 2, block // 2, dtype=torch.uint8)  # (blocks, byte, its input, outputs)
+    shape = (out // block, half, 2, block // 2)  # blocks, byte, its input, outputs
+    packed = torch.empty(shape, dtype=torch.uint8, device=words.device)
     packed[:, :, 0] = (first & 15).bitwise_or_(second << 4).transpose(1, 2)
     packed[:, :, 1] = (first >> 4).bitwise_or_(second & 240).transpose(1, 2)
     return packed.reshape(out, half)

@@ -32,6 +32,8 @@ class Int8PackKernel(Kernel):
         weight, inputs = scheme.weight, scheme.activation
         if weight is None or weight.bits != 8 or (inputs is not None and inputs.bits > 8):
             return False
+        if out_features * in_features >= 2**31:  # torch counts the codes in 32 bits
+            return False
         return scales_by_channel(weight, in_features) and in_features % VECTOR == 0 and narrow_sums(device)
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
@@ -64,7 +66,7 @@ class Int8PackKernel(Kernel):
 
 def product(inputs: Tensor, weight: Tensor) -> Tensor:
     """(rows, in) bfloat16 times (out, in) int8 transposed: (rows, out) bfloat16. `in` is a multiple of `VECTOR`."""
-    ones = torch.ones(len(weight), dtype=torch.bfloat16)
+    ones = torch.ones(len(weight), dtype=torch.bfloat16, device=weight.device)
     return torch._weight_int8pack_mm(_aligned(inputs), _aligned_weight(weight), ones)
 
 

@@ -30,9 +30,9 @@ class OneDnnKernel(Kernel):
 
     def suits(self, scheme: LinearScheme, out_features: int, in_features: int, device: torch.device) -> bool:
         """Weights of ±64 at most (or below 8 bits), one scale a channel; CPUs with VNNI have a simpler kernel."""
-        if scheme.weight is None or not is_integer_product(scheme, in_features):
+        if not is_integer_product(scheme, in_features) or not narrow_sums(device):
             return False
-        return narrow_sums(device) and fit_narrow_sums(scheme.weight.grid)
+        return scheme.weight is not None and fit_narrow_sums(scheme.weight.grid)
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
         """Sums are exact."""
@@ -61,7 +61,7 @@ class OneDnnKernel(Kernel):
 def product(inputs: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """(rows, in) uint8 less 128 times (out, in) int8 transposed, times `scale` (out,): (rows, out) float32."""
     packed = weight.to_mkldnn().transpose(0, 1)  # what `qlinear_prepack` gives here, in half of its time
-    zeros = torch.zeros(len(weight), dtype=torch.int64)
+    zeros = torch.zeros(len(weight), dtype=torch.int64, device=weight.device)
     return torch.ops.onednn.qlinear_pointwise(
         inputs, 1.0, SHIFT, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )  # type: ignore[no-any-return]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from copy import deepcopy
 
@@ -21,28 +21,23 @@ CLEAR, ENOUGH = 1.3, 0.02  # a kernel is faster than all others by so clear a ra
 MARGIN = 1.1  # by which a kernel must be faster than dequantizing
 EXACT = 1e-6  # relative error of sums in float32
 
-Times = dict[Kernel | None, float]
-
 
 @torch.no_grad()
 def try_kernels(layer: QuantizedLinear, kernels: Sequence[Kernel], dtype: torch.dtype) -> Choice | None:
     """The fastest of the right ways to compute `layer`, or None where no kernel is worth it."""
-    exact, times = Exact(layer), list[Times]()
-    most = random_input(ROWS[-1], layer.in_features, dtype, layer.weight_scale.device)
-    right = {kernel: ready for kernel in kernels if (ready := _prepared(layer, kernel, dtype)) is not None}
-    for x in (most[:rows] for rows in ROWS):
-        able = {kernel: ready for kernel, ready in right.items() if len(x) <= (kernel.most_rows or len(x))}
-        for kernel in [kernel for kernel, ready in able.items() if not _is_right(kernel, ready, x, exact)]:
-            del able[kernel], right[kernel]
-            for earlier in times:
-                earlier.pop(kernel, None)
-        times.append(_times(layer, able, x))
-    choice = Choice(tuple(_fastest(ways) for ways in times))
+    exact, device = Exact(layer), layer.weight_scale.device
+    inputs = [random_input(rows, layer.in_features, dtype, device) for rows in ROWS]
+    ways: dict[Kernel | None, QuantizedLinear] = {None: layer}
+    for kernel in kernels:
+        ready = _prepared(layer, kernel, dtype)
+        if ready and all(_is_right(kernel, ready, x, exact) for x in inputs if _is_for(kernel, x)):
+            ways[kernel] = ready
+    choice = Choice(tuple(_fastest({way: ways[way] for way in ways if _is_for(way, x)}, x) for x in inputs))
     return choice if choice.used() else None
 
 
-def _fastest(times: Times) -> Kernel | None:
-    return min(times, key=lambda kernel: times[kernel] * (1 if kernel is None else MARGIN))
+def _is_for(kernel: Kernel | None, x: Tensor) -> bool:
+    return kernel is None or kernel.most_rows is None or len(x) <= kernel.most_rows
 
 
 def _prepared(layer: QuantizedLinear, kernel: Kernel, dtype: torch.dtype) -> QuantizedLinear | None:
@@ -65,22 +60,21 @@ def tolerance(kernel: Kernel, dtype: torch.dtype) -> float:
     return max(EXACT, torch.finfo(kernel.precision(dtype)).eps / 2)
 
 
-def _times(plain: QuantizedLinear, able: dict[Kernel, QuantizedLinear], x: Tensor) -> Times:
-    """The best time of some calls of each layer, in turn; None is dequantizing. The kernels have run before."""
-    if not able:
-        return {None: 0.0}
-    plain(x)  # a first call has memory to fetch
-    layers: Mapping[Kernel | None, QuantizedLinear] = {None: plain} | able
-    best, spent = dict.fromkeys(layers, float("inf")), 0.0
+def _fastest(ways: dict[Kernel | None, QuantizedLinear], x: Tensor) -> Kernel | None:
+    """By the best time of some calls of each, in turn; None is dequantizing. The kernels have run before."""
+    if len(ways) == 1:
+        return None
+    ways[None](x)  # a first call has memory to fetch
+    best, spent = dict.fromkeys(ways, float("inf")), 0.0
     for _ in range(REPEATS):
-        for kernel, layer in layers.items():
+        for kernel, layer in ways.items():
             seconds = _seconds(layer, x)
             best[kernel], spent = min(best[kernel], seconds), spent + seconds
         first, *others = sorted(best, key=best.__getitem__)
         clear = first is not None and all(best[other] > CLEAR * best[first] for other in others)
         if clear or spent > ENOUGH:
             break
-    return best
+    return min(best, key=lambda kernel: best[kernel] * (1 if kernel is None else MARGIN))
 
 
 def _seconds(layer: QuantizedLinear, x: Tensor) -> float:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from sinkquant.runtime.kernels.choose import Chooser, product_of
+from sinkquant.runtime.kernels.choose import Chooser
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.shared import SharedInputs
 
@@ -27,12 +27,12 @@ def use_kernels(model: Model, chooser: Chooser | None = None) -> Model:
     chooser = chooser or Chooser()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     for linears in _by_parent(model):
-        for alike in _by_product([layer for layer in linears if layer.choice is None]):
+        for alike in _by_product([layer for layer in linears if layer.choice is None], chooser):
             choice = chooser.choose(alike, dtype)
             if choice is not None:
                 for layer in alike:
                     layer.use(choice, dtype)
-        _share([layer for layer in linears if layer.choice is not None and not layer.scheme.center])
+        _share([layer for layer in linears if layer.choice is not None])
     return model
 
 
@@ -43,16 +43,18 @@ def _by_parent(model: nn.Module) -> Iterator[list[QuantizedLinear]]:
         yield [layer for layer in modules if isinstance(layer, QuantizedLinear) and layer.scheme.weight is not None]
 
 
-def _by_product(linears: list[QuantizedLinear]) -> list[list[QuantizedLinear]]:
-    """Those with one product on one device, for they may get the same input, and should use one kernel then."""
+def _by_product(linears: list[QuantizedLinear], chooser: Chooser) -> list[list[QuantizedLinear]]:
+    """Those with one product, for they may get the same input and should use one kernel then."""
     groups: dict[object, list[QuantizedLinear]] = {}
     for layer in linears:
-        groups.setdefault((product_of(layer), layer.weight_scale.device), []).append(layer)
+        alone = layer if layer.scheme.center else None  # centered inputs are each linear's own
+        groups.setdefault((chooser.product_of(layer), layer.scheme.rotate, alone), []).append(layer)
     return list(groups.values())
 
 
-def _share(siblings: list[QuantizedLinear]) -> None:
+def _share(linears: list[QuantizedLinear]) -> None:
     """Let linears of one module share inputs. Where each gets another input, none is kept for long."""
-    shared = SharedInputs()
-    for layer in siblings if len(siblings) > 1 else []:
-        layer.shared = shared
+    siblings, shared = [layer for layer in linears if not layer.scheme.center], SharedInputs()
+    if len(siblings) > 1:
+        for layer in siblings:
+            layer.shared = shared
