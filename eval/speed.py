@@ -10,6 +10,7 @@ rounded to nearest, which does not change their speed.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
 import time
@@ -172,6 +173,7 @@ def warm_up() -> None:
         LlamaForCausalLM(LlamaConfig(vocab_size=64, **size)).generate(
             torch.zeros(1, 8, dtype=torch.int64), max_new_tokens=2, pad_token_id=0
         )
+    gc.collect()  # else the collection that imports have made due falls on some contenders' loading and not on others'
 
 
 def prefill(model: Any, ids: Any, cache: Any) -> Any:
