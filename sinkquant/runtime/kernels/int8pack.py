@@ -77,4 +77,4 @@ def _aligned(x: Tensor) -> Tensor:
 
 def _aligned_weight(weight: Tensor) -> Tensor:
     """The same for a weight, which AVX2 loads from anywhere."""
-    return _aligned(weight) if torch.backends.cpu.get_cpu_capability() == "AVX512" else weight
+    return weight if torch.backends.cpu.get_cpu_capability() == "AVX2" else _aligned(weight)
