@@ -117,9 +117,8 @@ def measure(contender: Contender, folder: Path) -> Row:
 
     warm_up()
     empty = peak_memory()
-    start = time.perf_counter()
-    model = load(contender, folder)
-    seconds = {"load": time.perf_counter() - start}
+    model, load_seconds = timed_load(contender, folder)
+    seconds = {"load": load_seconds}
     draw = torch.Generator().manual_seed(0)
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.randint(vocabulary, (BATCH, PREFILL), generator=draw)
@@ -139,17 +138,23 @@ def measure(contender: Contender, folder: Path) -> Row:
 
 
 def load_time(contender: Contender, folder: Path) -> float:
-    """Seconds; in a process of its own, for transformers remembers what it has worked out for a first model."""
+    """Seconds; meant for a fresh process, for transformers remembers what it has worked out for a first model."""
     warm_up()
+    return timed_load(contender, folder)[1]
+
+
+def timed_load(contender: Contender, folder: Path) -> tuple[Any, float]:
+    """The model, and how many seconds it took."""
     start = time.perf_counter()
-    load(contender, folder)
-    return time.perf_counter() - start
+    model = load(contender, folder)
+    return model, time.perf_counter() - start
 
 
-def in_fresh_process(call: Callable[..., Any], *arguments: Any) -> Any:
-    """What `call` returns there."""
+def in_fresh_process(call: Callable[[Contender, Path], Any], contender: Contender, folder: Path) -> Any:
+    """What `call` returns there, the weight files being in the system's cache."""
+    read_once(folder)
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh:
-        return fresh.submit(call, *arguments).result()
+        return fresh.submit(call, contender, folder).result()
 
 
 def read_once(folder: Path) -> None:
@@ -278,16 +283,13 @@ def main() -> None:
     rows: dict[str, Row] = {}
     for turn in range(options.rounds):
         for contender in chosen:
-            read_once(folders[contender.name])
             found = in_fresh_process(measure, contender, folders[contender.name])
             found["bytes"] = weight_bytes(folders[contender.name])
             rows[contender.name] = merge(rows.get(contender.name), found)
             print(turn + 1, contender.name, {k: round(v, 4) for k, v in found["seconds"].items()}, flush=True)
         for contender in chosen * LOADS:
-            read_once(folders[contender.name])
-            seconds = in_fresh_process(load_time, contender, folders[contender.name])
-            best_of = rows[contender.name]["seconds"]
-            best_of["load"] = min(best_of["load"], seconds)
+            seconds = rows[contender.name]["seconds"]
+            seconds["load"] = min(seconds["load"], in_fresh_process(load_time, contender, folders[contender.name]))
         result: Row = {
             "model": options.model.name, "threads": torch.get_num_threads(), "machine": processor(), "rounds": turn + 1,
             "versions": versions(), "rows": rows, "missing": missing,

@@ -156,8 +156,7 @@ class QuantizedLinear(nn.Module):
         if self.shared is None:
             ready = self._ready(kernel, x)
         else:
-            # Detached, for a view of the input that a sibling waits for would keep the input itself.
-            ready = self.shared.take(x, self, (kernel, self.input_grid), lambda: self._ready(kernel, x.detach()))
+            ready = self.shared.take(x, self, (kernel, self.input_grid), lambda x: self._ready(kernel, x))
         if kernel is None:
             return self._float(ready.operand)
         y = kernel(self, ready.operand).to(x.dtype)

@@ -37,10 +37,10 @@ class SharedInputs:
     def __init__(self) -> None:
         self._kept: _Kept | None = None
 
-    def take(self, x: Tensor, taker: object, way: Hashable, make: Callable[[], Ready]) -> Ready:
+    def take(self, x: Tensor, taker: object, way: Hashable, make: Callable[[Tensor], Ready]) -> Ready:
         """What another taker's `make` has returned for the tensor `x` in the same `way`, or what this one returns."""
         if torch.compiler.is_compiling():
-            return make()
+            return make(x)
         version = 0 if x.is_inference() else x._version  # changes of inference tensors are not counted
         kept = self._kept
         if (
@@ -51,7 +51,7 @@ class SharedInputs:
         ):
             kept.takers.add(taker)
             return kept.ready
-        ready = make()
+        ready = make(x.detach())  # what is a view of `x` itself would keep it alive
         self._kept = _Kept(weakref.ref(x, self._forget), version, way, {taker}, ready)
         return ready
 

@@ -240,6 +240,18 @@ class Odd(Int8Kernel):
         return super().__call__(layer, x) * self.factor
 
 
+class Recording(Odd):
+    """Keeps the sizes of the layers it is tried on, and computes none."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0, 0.0)
+        self.sizes: list[tuple[int, int]] = []
+
+    def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
+        self.sizes.append((layer.out_features, layer.in_features))
+        raise RuntimeError
+
+
 def test_a_wrong_or_slow_kernel_is_not_chosen() -> None:
     scheme = LinearScheme(WeightScheme(8), STATIC)
     layer = random_layer(scheme, 64, 64)
@@ -248,35 +260,24 @@ def test_a_wrong_or_slow_kernel_is_not_chosen() -> None:
 
 
 def test_a_choice_is_made_once_for_all_layers_of_a_size() -> None:
-    tries = []
-
-    class Counting(Odd):
-        def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
-            tries.append((layer.out_features, layer.in_features))
-            super().prepare(layer, dtype)
-
-    chooser = Chooser([Counting(1.001, 0.0)])
+    kernel = Recording()
+    chooser = Chooser([kernel])
     for scheme in (STATIC, ActivationScheme(8, "static", route=2.0)):
         layers = [random_layer(LinearScheme(WeightScheme(8), scheme), out, 96) for out in (64, 32)]
         assert chooser.choose(layers, torch.float32) is None
-    assert tries == [(96, 96)]
+    assert kernel.sizes == [(96, 96)]
 
 
 def test_siblings_are_tried_together_where_a_kernel_suits_each() -> None:
-    tries = []
-
-    class Picky(Odd):
+    class Picky(Recording):
         def suits(self, scheme: LinearScheme, out_features: int, *facts: object) -> bool:
             return out_features % 64 == 0
 
-        def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
-            tries.append(layer.out_features)
-            super().prepare(layer, dtype)
-
+    kernel = Picky()
     siblings = [random_layer(LinearScheme(WeightScheme(8), STATIC), out, 64) for out in (96, 64, 32, 128, 256)]
     siblings[-1].scheme = replace(siblings[-1].scheme, rotate=True)
-    use_kernels(nn.ModuleList(siblings), Chooser([Picky(1.001, 0.0)]))
-    assert tries == [64 + 128, 256]
+    use_kernels(nn.ModuleList(siblings), Chooser([kernel]))
+    assert kernel.sizes == [(64 + 128, 64), (256, 64)]
 
 
 def test_one_layer_is_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,17 +289,10 @@ def test_one_layer_is_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_wide_layer_is_tried_with_enough_outputs() -> None:
-    sizes = []
-
-    class Sized(Odd):
-        def prepare(self, layer: QuantizedLinear, dtype: torch.dtype) -> None:
-            sizes.append((layer.out_features, layer.in_features))
-            raise RuntimeError
-
-    scheme = LinearScheme(WeightScheme(8), STATIC)
+    kernel, scheme = Recording(), LinearScheme(WeightScheme(8), STATIC)
     for out, width in ((300, 96), (1100, 512), (300, 8192)):
-        assert Chooser([Sized(1.0, 0.0)]).choose([random_layer(scheme, out, width)], torch.float32) is None
-    assert sizes == [(300, 96), (1024 + 12, 512), (256 + 44, 8192)]
+        assert Chooser([kernel]).choose([random_layer(scheme, out, width)], torch.float32) is None
+    assert kernel.sizes == [(300, 96), (1024 + 12, 512), (256 + 44, 8192)]
 
 
 def test_gradients_take_the_reference_path() -> None:

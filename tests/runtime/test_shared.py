@@ -82,7 +82,7 @@ def test_a_tensor_that_was_changed_in_place_is_rounded_again(inference: bool) ->
 def test_nothing_is_kept_when_the_input_is_gone() -> None:
     shared, made = SharedInputs(), []
 
-    def make() -> Ready:
+    def make(_: Tensor) -> Ready:
         made.append(True)
         return Ready(torch.zeros(1))
 
