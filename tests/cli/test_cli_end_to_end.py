@@ -35,7 +35,7 @@ def test_detect_prints_a_report(cli: Cli, model_folder: Path, text_file: Path) -
 def test_detect_json_has_the_promised_keys(cli: Cli, model_folder: Path, text_file: Path) -> None:
     report = json.loads(cli("detect", model_folder, "--calibration", text_file, "--json").stdout)
     assert report.keys() >= {"verdict", "sinks", "channels", "prefix", "residual", "layers"}
-    assert len(report["layers"]) == 2
+    assert len(report["layers"]) == 3
 
 
 def test_quantize_prints_plan_cost_and_figures(quantized: tuple[Path, Any]) -> None:
@@ -46,8 +46,8 @@ def test_quantize_prints_plan_cost_and_figures(quantized: tuple[Path, Any]) -> N
     assert "weights 8 bits, inputs 8 bits static" in " ".join(result.stdout.split())
     for word in ("prefix", "transformations", "checkpoint", "peak memory", "share", "result perplexity"):
         assert word in result.stdout
-    assert "quantize: 2 of 2 done" in result.stderr
-    assert "plain quantize: 2 of 2 done" in result.stderr
+    assert "quantize: 3 of 3 done" in result.stderr
+    assert "plain quantize: 3 of 3 done" in result.stderr
     assert "on held-out calibration text against" in result.stdout
     assert (out / "config.json").is_file()
     assert [path.name for path in out.parent.iterdir()] == ["out"]  # no temporary folder is left
