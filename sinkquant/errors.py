@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -16,6 +17,13 @@ class UsageError(SinkquantError):
     """The command, recipe or argument cannot be used as given (exit code 2)."""
 
     exit_code = 2
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out. torch says so by a MemoryError, a class of its own (GPU) or a RuntimeError (CPU)."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return getattr(error, "errno", None) == errno.ENOMEM or "can't allocate memory" in str(error)
 
 
 def unknown(kind: str, name: str, options: Iterable[str]) -> UsageError:

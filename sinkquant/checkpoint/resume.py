@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sinkquant.checkpoint.cache import cache_root
+
 HIDDEN = "hidden.safetensors"
-
-
-def cache_root() -> Path:
-    """Where unfinished runs lie: $SINKQUANT_CACHE, else $XDG_CACHE_HOME/sinkquant, else ~/.cache/sinkquant."""
-    own = os.environ.get("SINKQUANT_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sinkquant"
 
 
 class ResumeStore:

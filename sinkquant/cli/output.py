@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-import typer
 from pydantic import BaseModel
 from rich.console import Console
 
+from sinkquant.cli.console import say
 from sinkquant.report.table import Sheet, to_rich
 
 
@@ -25,8 +25,13 @@ def show(*sheets: Sheet) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print `value` as one JSON object."""
-    typer.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+    """Print `value` as one JSON object; what the console has no character for is escaped as JSON has it."""
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(plain(value), indent=2, allow_nan=False)
+    say(text)
 
 
 @contextmanager

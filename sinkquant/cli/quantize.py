@@ -51,6 +51,7 @@ def quantize(
 
     Without --recipe one is chosen, and plain quantization takes its place where that measures better on held-out text.
     """
+    from sinkquant.cli.console import say
     from sinkquant.cli.describe import plan_sheet, result_sheets
     from sinkquant.cli.output import print_json, show, stdout_kept_clean
     from sinkquant.cli.progress import StageBars
@@ -81,6 +82,6 @@ def quantize(
         return
     show(*result_sheets(result))
     if result.choice is not None:
-        typer.echo(f"{result.choice.recipe}: {result.choice.reason}")
+        say(f"{result.choice.recipe}: {result.choice.reason}")
     if result.path is not None:
-        typer.echo(f"The checkpoint is in {result.path}.")
+        say(f"The checkpoint is in {result.path}.")

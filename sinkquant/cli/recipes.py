@@ -16,6 +16,7 @@ def recipes(
     json: Json = False,
 ) -> None:
     """List the shipped recipes, or print one in full."""
+    from sinkquant.cli.console import say
     from sinkquant.cli.output import print_json, show
     from sinkquant.recipes import dump_recipe, list_recipes, load_recipe
     from sinkquant.report.table import rows
@@ -25,7 +26,7 @@ def recipes(
         if json:
             print_json(recipe)
         else:
-            typer.echo(dump_recipe(recipe), nl=False)
+            say(dump_recipe(recipe), end="")
     elif json:
         print_json({"recipes": list_recipes()})
     else:

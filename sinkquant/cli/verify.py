@@ -24,6 +24,7 @@ def verify(
 ) -> None:
     """Check the files of a checkpoint, load it in a fresh process and compare it with its manifest."""
     from sinkquant.api.verify import verify as api
+    from sinkquant.cli.console import say
     from sinkquant.cli.output import print_json
 
     found = api(out, runtime=runtime.value)
@@ -32,4 +33,4 @@ def verify(
         return
     gap = found.difference
     equal = "bit for bit as written" if gap.identical else f"{gap.mean:.1e} nats a token from what was written"
-    typer.echo(f"{found.files} files have their checksums; {found.runtime} computes {gap.tokens} tokens {equal}.")
+    say(f"{found.files} files have their checksums; {found.runtime} computes {gap.tokens} tokens {equal}.")

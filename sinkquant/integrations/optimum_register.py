@@ -24,10 +24,10 @@ class SinkquantCommand(BaseOptimumCLICommand):
 
     def run(self) -> None:
         """Leaves the process with the exit code of the command."""
-        from sinkquant.cli.main import app
+        from sinkquant.cli.main import run
 
         given = [self.args.command, *self.args.arguments] if self.args.command else ["--help"]
-        app(args=given, prog_name="optimum-cli sinkquant")
+        run(given, "optimum-cli sinkquant")
 
 
 REGISTER_COMMANDS = [SinkquantCommand]

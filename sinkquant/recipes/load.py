@@ -25,7 +25,8 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     A file without a `name` is named after itself. Raises UsageError with one sentence for whatever is wrong.
     """
     path = _locate(name_or_path, Path(), shipped_recipes(), "recipe")
-    data = {"name": path.stem} | _resolve(path)
+    named = path.stem.encode(errors="replace").decode()  # a name that the locale cannot read holds no valid characters
+    data = {"name": named} | _resolve(path)
     wanted: dict[str, Any] = {}
     for text in overrides:
         wanted = merge(wanted, parse_override(text))

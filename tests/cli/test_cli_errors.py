@@ -17,7 +17,7 @@ Cli = Callable[..., Any]
 
 
 def sentence_of(result: Any, code: int) -> str:
-    assert result.exit_code == code
+    assert result.exit_code == code, result.output
     assert result.stdout == ""
     lines = result.stderr.splitlines()
     assert len(lines) == 1
@@ -108,6 +108,12 @@ def test_a_baseline_is_required(cli: Cli) -> None:
             "error: no space is left on the disk: free some and run the command again.",
         ),
         (
+            MemoryError(),
+            1,
+            "error: memory ran out: close other programs, take less text (--set calibration.sequences=4 "
+            "--set calibration.length=256), or use a machine with more memory.",
+        ),
+        (
             PermissionError(errno.EACCES, "Permission denied", "/root/out"),
             1,
             "error: /root/out cannot be used (permission denied): choose another path.",
@@ -123,9 +129,60 @@ def test_errors_become_a_sentence(
     assert capsys.readouterr() == ("", sentence + "\n")
 
 
-def test_a_bug_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError), one_sentence():
+def test_an_unexpected_error_is_a_sentence_with_a_log(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SINKQUANT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(typer.Exit) as caught, one_sentence():
+        _ = {}["a key\nnobody expected"]
+    assert caught.value.exit_code == 1
+    (log,) = (tmp_path / "cache/logs").iterdir()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        "error: an unexpected KeyError ('a key\\nnobody expected') ended the command: report it with "
+        f"{log}, which holds the command, the versions and the traceback.\n"
+    )
+    text = log.read_text(encoding="utf-8")
+    for part in ("command: ", "platform: ", "torch: ", "sinkquant: ", "Traceback", "test_cli_errors.py", "KeyError"):
+        assert part in text, part
+
+
+def test_a_log_goes_where_it_can_be_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SINKQUANT_CACHE", str(tmp_path / "file/cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(typer.Exit), one_sentence():
         _ = 1 // 0
+    (log,) = tmp_path.glob("sinkquant-*.log")
+    assert str(log) in capsys.readouterr().err
+    log.unlink()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    with pytest.raises(typer.Exit), one_sentence():
+        _ = 1 // 0
+    assert capsys.readouterr().err == (
+        "error: an unexpected ZeroDivisionError (integer division or modulo by zero) ended the command: "
+        "report it with the command and its versions.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "command"),
+    [
+        (("evaluate", "out"), "missing option '--baseline'", "evaluate"),
+        (("detect",), "missing argument 'MODEL'", "detect"),
+        (("quantise", "m"), "no such command 'quantise'", ""),
+        (("detect", "m", "n"), "got unexpected extra argument", "detect"),
+        (("--loud",), "no such option: --loud", ""),
+        (("evaluate", "o", "--baseline", "m", "--window", "x"), "invalid value for '--window'", "evaluate"),
+    ],
+)
+def test_a_command_line_that_cannot_be_read(cli: Cli, arguments: tuple[str, ...], said: str, command: str) -> None:
+    sentence = sentence_of(cli(*arguments), 2)
+    assert sentence.startswith(said)
+    assert sentence.endswith(" --help).") and command in sentence
 
 
 def test_the_handler_covers_every_command(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
