@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import errno
+import json
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+STEERING = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+"""Unicode categories of controls, invisible format characters (those that turn the direction of text among them), lone
+surrogates and line separators."""
+
 
 class SinkquantError(Exception):
-    """Something outside the user's command went wrong: a file, a model, the disk (exit code 1)."""
+    """Something outside the user's command went wrong: a file, a model, the disk (exit code 1).
+
+    Names and texts of files in the message are shown, whatever characters they are made of.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shown(message))
 
 
 class UsageError(SinkquantError):
@@ -32,3 +44,21 @@ def unknown(kind: str, name: str, options: Iterable[str]) -> UsageError:
     near = get_close_matches(name, listed, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return UsageError(f"unknown {kind} {name!r}: {hint}choose one of {', '.join(listed)}.")
+
+
+def shown(text: str) -> str:
+    """`text` in one line, in which every character that steers is written as Python escapes it."""
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def shown_json(text: str) -> str:
+    """JSON `text`, its own line breaks kept, in which every character that steers is escaped as JSON has it."""
+    return "".join(json.dumps(one)[1:-1] if one != "\n" and _steers(one) else one for one in text)
+
+
+def _steers(character: str) -> bool:
+    return unicodedata.category(character) in STEERING
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii") if _steers(character) else character

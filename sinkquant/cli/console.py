@@ -7,6 +7,8 @@ import os
 import sys
 from contextlib import suppress
 
+from sinkquant.errors import shown
+
 PLAIN = {
     "→": "->", "×": "x", "±": "+-", "…": "...", "–": "-", "—": "-", "−": "-", "‖": "||", "≈": "~", "≤": "<=",
     "≥": ">=", "·": ".", "“": '"', "”": '"', "‘": "'", "’": "'",
@@ -31,10 +33,13 @@ def prepare() -> None:
 
 
 def say(text: str, *, error: bool = False, end: str = "\n") -> None:
-    """Print to stdout, or to stderr. `click.echo` would send UTF-8 to a console that is said to be ASCII."""
+    """Print to stdout, or to stderr, with everything that would steer the terminal escaped; line breaks stay.
+
+    `click.echo` would send UTF-8 to a console that is said to be ASCII.
+    """
     stream = sys.stderr if error else sys.stdout
     if stream is not None:  # print would take stdout instead
-        print(text, file=stream, end=end)
+        print("\n".join(map(shown, text.split("\n"))), file=stream, end=end)
 
 
 def flush() -> None:

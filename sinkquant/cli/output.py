@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from sinkquant.cli.console import say
+from sinkquant.errors import shown_json
 from sinkquant.report.table import Sheet, to_rich
 
 
@@ -31,7 +32,7 @@ def print_json(value: Any) -> None:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         text = json.dumps(plain(value), indent=2, allow_nan=False)
-    say(text)
+    say(shown_json(text))
 
 
 @contextmanager

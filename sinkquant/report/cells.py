@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sinkquant.errors import shown
+
 NOTHING = "\N{EN DASH}"
 
 
@@ -24,7 +26,7 @@ def cell(value: Any) -> str:
             return NOTHING
         case str():
             # a token such as " the" or a line break is shown as Python writes it
-            return value if value == value.strip() and value.isprintable() else repr(value)
+            return shown(value if value == value.strip() and value.isprintable() else repr(value))
         case bool():
             return "yes" if value else "no"
         case float():
@@ -33,15 +35,15 @@ def cell(value: Any) -> str:
         case Mapping() | list() | tuple() | set() | frozenset() if not value:
             return NOTHING
         case Mapping():
-            return ", ".join(f"{key} {cell(item)}" for key, item in value.items())
+            return ", ".join(f"{shown(str(key))} {cell(item)}" for key, item in value.items())
         case list() | tuple() | set() | frozenset():
             separator = "; " if any(isinstance(item, Mapping | list | tuple) for item in value) else ", "
             return separator.join(cell(item) for item in value)
         case _:
-            return str(value)
+            return shown(str(value))
 
 
 def words(key: object) -> str:
     """A key as words: `top1_agreement` → `top1 agreement`; a path or a file name stays as it is."""
-    name = str(key)
+    name = shown(str(key))
     return name.replace("_", " ") if name.isidentifier() else name

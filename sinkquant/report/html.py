@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from html import escape
+from html import escape as escape_markup
 from string import Template
 from typing import Any
 
+from sinkquant.errors import shown
 from sinkquant.report.cells import words
 from sinkquant.report.table import Sheet, key_values, numeric_columns, records
 
@@ -77,6 +78,11 @@ def render(
         parts.append(_section("Sinks", sinks))
     parts += [_section("Manifest", manifest)] if manifest else []
     return PAGE.substitute(title=escape(title), body="\n".join(parts))
+
+
+def escape(text: str) -> str:
+    """`text` as HTML that shows it, characters without a shape of their own included."""
+    return escape_markup(shown(text))
 
 
 def _section(name: str, content: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sinkquant.errors import shown
 from sinkquant.report.cells import NOTHING, cell, flatten, words
 
 if TYPE_CHECKING:  # both are loaded by whoever has something to show, not by every command
@@ -27,7 +28,7 @@ class Sheet:
 def rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Sheet:
     """A table of values, formatted by `cell`; short rows are filled up with empty cells."""
     filled = tuple(tuple(cell(value) for value in row) + ("",) * (len(columns) - len(row)) for row in rows)
-    return Sheet(title, tuple(columns), filled)
+    return Sheet(shown(title), tuple(map(shown, columns)), filled)
 
 
 def records(title: str, items: Sequence[Mapping[str, Any]]) -> Sheet:
