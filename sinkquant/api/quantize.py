@@ -39,7 +39,7 @@ from sinkquant.models.source import resolve
 from sinkquant.models.trace import trace_roles
 from sinkquant.quantization.scheme import LinearScheme, WeightScheme
 from sinkquant.quantization.weights import round_to_nearest
-from sinkquant.recipes import Recipe, load_recipe
+from sinkquant.recipes import Recipe, load_recipe, overridden
 from sinkquant.recipes.candidates import refuse_both
 from sinkquant.runtime.embedding import QuantizedEmbedding
 from sinkquant.runtime.linear import QuantizedLinear
@@ -114,7 +114,8 @@ def quantize(
         from sinkquant.api.choose import choose
 
         return choose(model, bits, target, overrides, options)
-    return run(model, recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides), options)
+    load_or_change = overridden if isinstance(recipe, Recipe) else load_recipe
+    return run(model, load_or_change(recipe, overrides), options)
 
 
 def run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .load import list_recipes, load_recipe, parse_recipe, resolve_text
+from .load import list_recipes, load_recipe, overridden, parse_recipe, resolve_text
 from .schema import Activations, CalibrationSpec, Export, KVCache, Recipe, Sinks, Transforms, Weights
 from .yaml_file import dump_recipe
 
@@ -18,6 +18,7 @@ __all__ = [
     "dump_recipe",
     "list_recipes",
     "load_recipe",
+    "overridden",
     "parse_recipe",
     "resolve_text",
 ]

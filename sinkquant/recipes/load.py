@@ -13,10 +13,12 @@ from ..errors import UsageError, unknown
 from .effort import with_effort
 from .merge import merge
 from .messages import explain, show
-from .override import parse_override
+from .override import parse_overrides
 from .schema import Recipe
 from .shipped import shipped_files, shipped_recipes
 from .yaml_file import dump_recipe, read_mapping
+
+LONGEST_CHAIN = 50  # files
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -26,11 +28,13 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     """
     path = _locate(name_or_path, Path(), shipped_recipes(), "recipe")
     named = path.stem.encode(errors="replace").decode()  # a name that the locale cannot read holds no valid characters
-    data = {"name": named} | _resolve(path)
-    wanted: dict[str, Any] = {}
-    for text in overrides:
-        wanted = merge(wanted, parse_override(text))
-    return parse_recipe(with_effort(data, wanted))
+    data = {"name": named} | _resolve(path, (), {})
+    return parse_recipe(with_effort(data, parse_overrides(overrides)))
+
+
+def overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """`recipe` with `overrides` on top, checked as one that is loaded with them. Raises UsageError."""
+    return parse_recipe(with_effort(recipe.model_dump(), parse_overrides(overrides)))
 
 
 def list_recipes() -> tuple[Recipe, ...]:
@@ -51,12 +55,20 @@ def parse_recipe(data: object) -> Recipe:
         raise explain(error, Recipe) from None
 
 
-def _resolve(path: Path, trail: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The content of `path` over that of its imports; `trail` is the chain of files that led here."""
+def _resolve(path: Path, trail: tuple[Path, ...], known: dict[Path, dict[str, Any]]) -> dict[str, Any]:
+    """The content of `path` over that of its imports.
+
+    `trail` is the chain of files that led here; `known` keeps what is resolved, since files that import the same ones
+    make the number of ways to a file double with every step.
+    """
     path = path.resolve()
     if path in trail:
         cycle = " -> ".join(step.name for step in (*trail[trail.index(path) :], path))
         raise UsageError(f"recipes import each other in a circle, {cycle}: remove one of these imports.")
+    if len(trail) >= LONGEST_CHAIN:
+        raise UsageError(f"{trail[0]} imports more than {LONGEST_CHAIN} files one behind the other: shorten the chain.")
+    if path in known:
+        return known[path]
     own = read_mapping(path)
     imports = own.pop("imports", [])
     if not isinstance(imports, list) or not all(isinstance(entry, str) for entry in imports):
@@ -64,9 +76,10 @@ def _resolve(path: Path, trail: tuple[Path, ...] = ()) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for entry in imports:
         imported = _locate(entry, path.parent, shipped_files(), f"import in {path.name}")
-        merged = merge(merged, _resolve(imported, (*trail, path)))
+        merged = merge(merged, _resolve(imported, (*trail, path), known))
     merged.pop("name", None)  # a recipe that builds on another is not that other
-    return with_effort(merged, own)
+    known[path] = with_effort(merged, own)
+    return known[path]
 
 
 def _locate(reference: str | Path, folder: Path, names: Mapping[str, Path], kind: str) -> Path:

@@ -13,8 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .validate import check
 
-Count = Annotated[int, Field(ge=1)]
-TokenIds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1, max_length=16)]
+# Every number has both bounds: beyond them nothing is gained, and libraries overflow at places of their own.
+LONGEST = 2**20  # tokens of a text, columns of a matrix
+TokenIds = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...], Field(strict=False, min_length=1, max_length=16)
+]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 
 class Section(BaseModel):
@@ -49,7 +53,7 @@ class Transforms(Section):
         default=False,
         description="Rotate the inputs of all other linears of attention and feed-forward online, in place of R1.",
     )
-    seed: int = Field(default=0, ge=0, description="Seed of the random signs of the rotations.")
+    seed: Seed = Field(default=0, description="Seed of the random signs of the rotations.")
 
 
 class Weights(Section):
@@ -60,14 +64,14 @@ class Weights(Section):
         default=None,
         description="Average bits a weight: linears are raised to 8 bits where the loss gains most; null raises none.",
     )
-    group_size: Count | None = Field(
+    group_size: Annotated[int, Field(ge=1, le=LONGEST)] | None = Field(
         default=None, description="Input columns that share a scale; null for one scale an output channel."
     )
     symmetric: bool = Field(default=True, description="No zero point.")
     method: Literal["rtn", "gptq"] = Field(default="rtn", description="How a weight is rounded: nearest, or GPTQ.")
     clip: Literal["none", "mse"] = Field(default="mse", description="How the range is chosen: largest, or least error.")
     damping: float = Field(
-        default=0.01, gt=0, le=1, strict=False, description="GPTQ: share of the Hessian's mean diagonal added to it."
+        default=0.01, ge=1e-6, le=1, strict=False, description="GPTQ: share of the Hessian's mean diagonal added to it."
     )
     sweeps: int = Field(
         default=0, ge=0, le=20, description="GPTQ: rounds of coordinate descent over codes and scales afterwards."
@@ -89,7 +93,7 @@ class Activations(Section):
     )
     symmetric: bool = Field(default=True, description="No zero point.")
     clip: Literal["none", "mse"] = Field(default="mse", description="How a static range is chosen.")
-    route: Annotated[float, Field(ge=1, strict=False)] | None = Field(
+    route: Annotated[float, Field(ge=1, le=1e6, strict=False)] | None = Field(
         default=None,
         description="Tokens beyond that many times a static range go through a linear in float; null routes none.",
     )
@@ -103,7 +107,9 @@ class KVCache(Section):
     """How keys and values are kept."""
 
     bits: Literal[2, 4, 8, 16] = Field(default=16, description="Bits a cached number; 16 leaves it alone.")
-    recent: int = Field(default=0, ge=0, description="Latest tokens whose keys and values stay in full precision.")
+    recent: int = Field(
+        default=0, ge=0, le=LONGEST, description="Latest tokens whose keys and values stay in full precision."
+    )
     balance: bool = Field(
         default=False,
         description="Transform keys against queries head by head, in place of R3, and take the means out; online.",
@@ -114,9 +120,9 @@ class Tuning(Section):
     """Distillation after rounding: codes stay, everything that scales or shifts them is fitted to full precision."""
 
     epochs: int = Field(default=0, ge=0, le=20, description="Passes over the text; 0 leaves tuning out.")
-    rate: float = Field(default=2e-3, gt=0, le=0.1, strict=False, description="Largest relative change a step.")
-    length: int = Field(default=512, ge=16, description="Tokens of text a step sees at once.")
-    tokens: Annotated[int, Field(ge=16)] | None = Field(
+    rate: float = Field(default=2e-3, ge=1e-6, le=0.1, strict=False, description="Largest relative change a step.")
+    length: int = Field(default=512, ge=16, le=LONGEST, description="Tokens of text a step sees at once.")
+    tokens: Annotated[int, Field(ge=16, le=2**31 - 1)] | None = Field(
         default=None, description="Tokens of the calibration text that are fitted, at most; null for all."
     )
 
@@ -127,11 +133,14 @@ class CalibrationSpec(Section):
     source: str = Field(
         default="python-docs",
         min_length=1,
-        description="python-docs, self (the model writes it), a text, jsonl or parquet file, or datasets:NAME.",
+        description="python-docs, self (the model writes it), datasets:NAME, or a file with text (txt, jsonl, csv …).",
     )
-    sequences: int = Field(default=16, ge=1, description="Number of sequences.")
-    length: int = Field(default=1024, ge=1, description="Tokens a sequence.")
-    seed: int = Field(default=0, ge=0, description="Seed of the choice of sequences.")
+    column: str | None = Field(
+        default=None, min_length=1, description="The column of a file or data set that is read; null finds the text."
+    )
+    sequences: int = Field(default=16, ge=1, le=2**16, description="Number of sequences.")
+    length: int = Field(default=1024, ge=16, le=LONGEST, description="Tokens a sequence.")
+    seed: Seed = Field(default=0, description="Seed of the order of a data set, and of text that the model writes.")
     bos: Literal["auto", "always", "never"] = Field(
         default="auto", description="Begin sequences with the BOS token: as the tokenizer does, always or never."
     )
@@ -144,7 +153,10 @@ class Export(Section):
         default="auto", description="Type of what is not quantized; auto keeps the model's."
     )
     shard_size: str = Field(
-        default="5GB", pattern="^[1-9][0-9]*[KMG]B$", examples=["5GB"], description="Largest file of the checkpoint."
+        default="5GB",
+        pattern="^[1-9][0-9]{0,4}[KMG]B$",
+        examples=["5GB"],
+        description="Largest file of the checkpoint.",
     )
 
 
@@ -175,9 +187,10 @@ class Recipe(Section):
         return self
 
     def digest(self) -> str:
-        """sha256 (hexadecimal) of the recipe as JSON with sorted keys and no spaces, without a null budget."""
+        """sha256 (hexadecimal) of the recipe as JSON with sorted keys and no spaces, without a null budget, column."""
         data = self.model_dump(mode="json")
-        if self.weights.budget is None:  # figures are kept by digest, and some are older than this key
-            del data["weights"]["budget"]
+        for section, key in (("weights", "budget"), ("calibration", "column")):
+            if data[section][key] is None:  # figures are kept by digest, and some are older than these keys
+                del data[section][key]
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()

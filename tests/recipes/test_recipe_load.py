@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,10 @@ def test_a_folder(tmp_path: Path) -> None:
         ("name: a\n[b]: c\n", 2, "found unhashable key"),
         ("name: a\nb: c: d\n", 2, "mapping values are not allowed here"),
         ("weights: {bits: 4}\nname: a\nweights: {}\n", 3, "weights appears twice"),
+        ("weights: {bits: 4, bits: 8}", 1, "bits appears twice"),
+        ("a: &a [1]\nb: [*a, *a]", 2, "the alias *a is not read here, write out what it stands for"),
+        ("name: &a [*a]", 1, "the alias *a is not read here"),
+        ("weights: &w {bits: 4}\nactivations:\n  <<: *w", 3, "the alias *w is not read here"),
         ("name: !!python/object:os.system {}", 1, "could not determine a constructor for the tag"),
     ],
 )
@@ -123,6 +128,48 @@ def test_a_syntax_error_names_file_and_line(tmp_path: Path, text: str, line: int
     message = refusal(tmp_path / "mine.yaml")
     assert message.startswith(f"{tmp_path / 'mine.yaml'} is not valid YAML at line {line} ({problem}")
     assert message.endswith("): correct that line.")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: " + "[" * 3000 + "]" * 3000, r"is nested too deeply: "),
+        ("".join("  " * i + "a:\n" for i in range(1200)), r"(holds more than 1000000 bytes|is nested too deeply)"),
+        ("name: a\n" + "#" * 10**6, r"holds more than 1000000 bytes, which no recipe does"),
+        ("imports: [kv4]\n4: 5", r"unknown recipe key '4'"),
+        ("imports: [kv4]\nnull: 5", r"unknown recipe key 'null'"),
+        ("imports: [kv4]\nweights: {4: 5}", r"unknown recipe key 'weights.4'"),
+        ("imports: [kv4]\nweights: {2020-01-01: 5}", r"unknown recipe key 'weights.2020-01-01'"),
+        ("imports: [kv4]\n? [name]\n: 5", r"is not valid YAML at line 2 \(found unhashable key"),
+        ("imports: [kv4]\neffort: [best]", r"effort is \['best'\] but must be"),
+    ],
+)
+def test_structure_that_no_recipe_has(tmp_path: Path, text: str, message: str) -> None:
+    write(tmp_path, mine=text)
+    found = refusal(tmp_path / "mine.yaml")
+    assert re.search(message, found)
+    assert "\n" not in found
+    assert len(found) < 600
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(b"\xef\xbb\xbfimports: [kv4]\r\nkv_cache: {bits: 2}\r\n")
+    assert load_recipe(tmp_path / "mine.yaml").kv_cache.bits == 2
+
+
+def test_imports_that_meet_again_are_read_once(tmp_path: Path) -> None:
+    for i in range(28):
+        write(tmp_path, **{f"r{i}": f"imports: [r{i + 1}.yaml, ./r{i + 1}.yaml]"})
+    write(tmp_path, r28="imports: [kv4]\nkv_cache: {bits: 2}")
+    assert load_recipe(tmp_path / "r0.yaml").kv_cache.bits == 2
+
+
+def test_a_chain_of_imports_without_end(tmp_path: Path) -> None:
+    for i in range(60):
+        write(tmp_path, **{f"r{i}": f"imports: [r{i + 1}.yaml]"})
+    assert refusal(tmp_path / "r0.yaml") == (
+        f"{tmp_path / 'r0.yaml'} imports more than 50 files one behind the other: shorten the chain."
+    )
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"name: \x00", b"name: 2020-99-99"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from pydantic import BaseModel
 
 from sinkquant.errors import UsageError
-from sinkquant.recipes import load_recipe, parse_recipe
+from sinkquant.recipes import Recipe, load_recipe, parse_recipe
 
 TOP = (
     "activations, calibration, description, effort, export, kv_cache, name, sinks, target, transforms, tuning, weights"
@@ -18,13 +21,20 @@ VALUES = [
     ("transforms.r2=1", "transforms.r2 is 1 but must be true or false."),
     ("sinks.max_prefix=20", "sinks.max_prefix is 20 but must be a whole number of at least 1 and at most 16."),
     ("sinks.max_prefix=true", "sinks.max_prefix is true but must be a whole number of at least 1 and at most 16."),
-    ("kv_cache.recent=-1", "kv_cache.recent is -1 but must be a whole number of at least 0."),
-    ("weights.group_size=0", "weights.group_size is 0 but must be a whole number of at least 1 or null."),
-    ("weights.group_size=none", "weights.group_size is none but must be a whole number of at least 1 or null."),
+    ("kv_cache.recent=-1", "kv_cache.recent is -1 but must be a whole number of at least 0 and at most 1048576."),
+    *(
+        (
+            f"weights.group_size={size}",
+            f"weights.group_size is {size} but must be a whole number of at least 1 and at most 1048576 or null.",
+        )
+        for size in (0, "none")
+    ),
     ("weights.limit=128", "weights.limit is 128 but must be a whole number of at least 1 and at most 127 or null."),
     ("weights.budget=9", "weights.budget is 9 but must be a number above 2 and at most 8 or null."),
-    ("weights.damping=0", "weights.damping is 0 but must be a number above 0 and at most 1."),
-    ("weights.damping=.nan", "weights.damping is nan but must be a number above 0 and at most 1."),
+    ("weights.damping=0", "weights.damping is 0 but must be a number of at least 1e-06 and at most 1."),
+    ("weights.damping=.nan", "weights.damping is nan but must be a number of at least 1e-06 and at most 1."),
+    ("weights.damping=1.0e-300", "weights.damping is 1e-300 but must be a number of at least 1e-06 and at most 1."),
+    ("calibration.length=4", "calibration.length is 4 but must be a whole number of at least 16 and at most 1048576."),
     ("export.shard_size=five", "export.shard_size is five but must be text such as 5GB."),
     ("calibration.source=3", "calibration.source is 3 but must be text that is not empty."),
     ("calibration.source=''", "calibration.source is '' but must be text that is not empty."),
@@ -37,7 +47,7 @@ VALUES = [
         (
             f"sinks.prefix={prefix}",
             f"sinks.prefix is {prefix} but must be auto, none or a list of 1 to 16 entries, "
-            "each a whole number of at least 0.",
+            "each a whole number of at least 0 and at most 2147483647.",
         )
         for prefix in ("bos", "3", "[]", "[-1]", "[0, 1.5]")
     ),
@@ -59,10 +69,32 @@ def test_a_refused_value_lists_what_is_allowed(override: str, message: str) -> N
     assert str(caught.value) == message
 
 
+def numbers(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """The dotted key of every number of a recipe."""
+    for name, schema in model.model_json_schema()["properties"].items():
+        section = model.model_fields[name].annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from numbers(section, f"{name}.")
+        elif any(branch.get("type") in ("integer", "number") for branch in (schema, *schema.get("anyOf", ()))):
+            yield path + name
+
+
+def test_the_numbers_are_found() -> None:
+    assert {"weights.damping", "weights.limit", "transforms.seed", "weights.bits"} <= {*numbers(Recipe)}
+
+
+@pytest.mark.parametrize("key", [*numbers(Recipe)])
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "-1", "1.0e-300", "1.0e300", str(2**64), "9" * 5000])
+def test_every_number_has_bounds(key: str, value: str) -> None:
+    with pytest.raises(UsageError, match=rf"^({key} is .* but must be |the value in --set {key}=9)") as caught:
+        load_recipe("w4a4kv4", [f"{key}={value}"])
+    assert len(str(caught.value)) < 400
+
+
 def test_several_errors_are_counted() -> None:
     with pytest.raises(UsageError) as caught:
         load_recipe("w8a8", ["weights.bits=5", "sinks.prefix=bos", "activations.bits=5"])
-    assert str(caught.value).endswith("each a whole number of at least 0 (and 2 more).")
+    assert str(caught.value).endswith("each a whole number of at least 0 and at most 2147483647 (and 2 more).")
 
 
 def test_a_misspelt_section_comes_before_the_section_that_it_leaves_missing() -> None:

@@ -44,7 +44,7 @@ def weights(draw: st.DrawFn) -> Weights:
         symmetric=draw(st.booleans()),
         method=draw(choices(Weights, "method")),
         clip=draw(choices(Weights, "clip")),
-        damping=draw(st.floats(0, 1, exclude_min=True)),
+        damping=draw(st.floats(1e-6, 1)),
         act_order=draw(st.booleans()),
         head_bits=draw(choices(Weights, "head_bits")),
         embedding_bits=draw(choices(Weights, "embedding_bits")),
@@ -77,8 +77,9 @@ KV_CACHE = st.builds(KVCache, bits=choices(KVCache, "bits"), recent=st.integers(
 CALIBRATION = st.builds(
     CalibrationSpec,
     source=TEXT,
+    column=st.none() | TEXT,
     sequences=st.integers(1, 10_000),
-    length=st.integers(1, 10_000),
+    length=st.integers(16, 10_000),
     seed=st.integers(0, 2**31),
     bos=choices(CalibrationSpec, "bos"),
 )
@@ -147,7 +148,8 @@ def test_digest_is_the_hash_of_canonical_json() -> None:
 
 def test_digest_changes_with_any_value() -> None:
     variants: list[list[str]] = [[], ["weights.damping=0.02"], ["effort=best"], ["weights.budget=5"]]
-    assert len({load_recipe("w4a16", overrides).digest() for overrides in variants}) == 4
+    variants += [["calibration.column=body"]]
+    assert len({load_recipe("w4a16", overrides).digest() for overrides in variants}) == 5
 
 
 def test_a_recipe_is_frozen_and_hashable() -> None:
