@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
+from sinkquant.api.exactness import TOLERANCE, difference, inexact
 from sinkquant.api.plan import Plan
 from sinkquant.api.smooth import smooth
 from sinkquant.errors import SinkquantError
 from sinkquant.models.attention import NAME, register
-from sinkquant.models.roles import Roles
+from sinkquant.models.roles import Roles, SiteKind
 from sinkquant.quantization.scheme import KVScheme, LinearScheme
 from sinkquant.runtime.kv import install
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import replace_module
 from sinkquant.runtime.positions import install_positions
-from sinkquant.transforms.apply import apply_fused
+from sinkquant.transforms.apply import Keys, Step, fused_steps
 from sinkquant.transforms.hadamard import fast_hadamard
 from sinkquant.transforms.prefix import prefix_states
 
-TOLERANCE = 1e-4  # of the logits' scale, float32
+R3: Keys = ("transforms.r3",)
 
 
 def check_batch(ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
@@ -55,35 +59,60 @@ def transform(model: nn.Module, roles: Roles, plan: Plan, ids: Tensor, threshold
     pad = getattr(model.config, "pad_token_id", None) or 0  # type: ignore[union-attr]
     rows, mask = check_batch(ids, pad)
     before = logits_of(model, rows, mask, plan.prefix)
-    apply_fused(model, roles, plan.rotations)
     register()
     model.set_attn_implementation(NAME)  # type: ignore[operator]
     _install_attention(model, roles, plan)
-    if plan.rotations.smooth or plan.kv.balance:  # the moments are those of the model with its prefix
-        smooth(
-            model, roles, ids, threshold, linears=plan.rotations.smooth, keys=plan.kv.balance,
-            center=plan.recipe.activations.center, seed=plan.rotations.seed,
-        )  # fmt: skip
-    for name, scheme in plan.linears.items():
-        if scheme.rotate:
-            _rotate_online(model, name)
-    _install_attention(model, roles, plan)
-    after = padded_logits(model, rows, mask)
-    error = float((after - before).abs().max() / before.abs().max())
+    state = padded_logits(model, rows, mask)
+    _check_attention(difference(state, before), plan)
+    errors: dict[Keys, float] = {}
+    for keys, step in _steps(model, roles, plan, ids, threshold):
+        step()
+        _install_attention(model, roles, plan, rotate=keys == R3 or R3 in errors)
+        after = padded_logits(model, rows, mask)
+        errors[keys] = difference(after, state)
+        state = after
+        if not after.isfinite().all():  # nothing can be said of what follows
+            break
+    error = difference(state, before)
     if not error <= TOLERANCE:
-        raise SinkquantError(
-            f"the transformed model differs from the original by {error:.1e} of the logits' scale (limit {TOLERANCE}); "
-            "leave rotations out one by one (--set transforms.r4=false …) and report the model."
-        )
+        raise inexact(errors, error, plan.recipe, plan.rotations.stream)
     return error
 
 
-def _install_attention(model: nn.Module, roles: Roles, plan: Plan) -> None:
-    """R3 and the prefix, computed from the weights as they are now."""
+def _check_attention(error: float, plan: Plan) -> None:
+    if not error <= TOLERANCE:
+        prefix = " with this prefix (try --set sinks.prefix=none)" if plan.prefix else ""
+        raise SinkquantError(
+            f"with sinkquant's attention the model gives other logits, {error:.1e} of their scale apart (limit "
+            f"{TOLERANCE}), before anything is transformed: its architecture does not work yet{prefix}; report it."
+        )
+
+
+def _steps(model: nn.Module, roles: Roles, plan: Plan, ids: Tensor, threshold: float) -> Iterator[Step]:
+    """The plan's transformations in the order in which each is exact; the moments are those of a model with prefix."""
+    rotations, balance = plan.rotations, plan.kv.balance
+    yield from fused_steps(model, roles, rotations)
+    if rotations.smooth or balance:
+        wanted = {"transforms.smooth": rotations.smooth, "kv_cache.balance": balance}
+        yield tuple(key for key in wanted if wanted[key]), lambda: smooth(
+            model, roles, ids, threshold, linears=rotations.smooth, keys=balance,
+            center=plan.recipe.activations.center, seed=rotations.seed,
+        )  # fmt: skip
+    down = {name for block in roles.blocks for s in block.sites if s.kind is SiteKind.DOWN_INPUT for name in s.linears}
+    rotated = {name for name, scheme in plan.linears.items() if scheme.rotate}
+    for key, names in (("transforms.inputs", rotated - down), ("transforms.r4", rotated & down)):
+        if names:
+            yield (key,), partial(_rotate_online, model, names)
+    if plan.kv.rotate:
+        yield R3, lambda: None  # by the attention
+
+
+def _install_attention(model: nn.Module, roles: Roles, plan: Plan, *, rotate: bool = False) -> None:
+    """R3, with `rotate`, and the prefix, computed from the weights as they are now."""
     modules = [model.get_submodule(b.attention.module) if b.attention else None for b in roles.blocks]
     for module in modules:
         if module is not None:
-            scheme = _exact(plan.kv, module)
+            scheme = _exact(plan.kv, module, rotate)
             module._buffers.pop("sink_key", None)
             module._buffers.pop("sink_value", None)
             install(module, scheme, None, None)
@@ -91,19 +120,20 @@ def _install_attention(model: nn.Module, roles: Roles, plan: Plan) -> None:
         return
     for module, (key, value) in zip(modules, prefix_states(model, roles, plan.prefix), strict=True):
         assert module is not None
-        install(module, _exact(plan.kv, module), key, value)
+        install(module, _exact(plan.kv, module, rotate), key, value)
     install_positions(model)
 
 
-def _exact(scheme: KVScheme, module: nn.Module) -> KVScheme:
+def _exact(scheme: KVScheme, module: nn.Module, rotate: bool) -> KVScheme:
     """The scheme without its quantization, and without transforms that the module does not have yet."""
-    return KVScheme(rotate=scheme.rotate, balance=scheme.balance and hasattr(module, "key_transform"))
+    return KVScheme(rotate=rotate, balance=scheme.balance and hasattr(module, "key_transform"))
 
 
-def _rotate_online(model: nn.Module, name: str) -> None:
+def _rotate_online(model: nn.Module, names: Iterable[str]) -> None:
     """R4 and its like: the rotation of the input stays online, its inverse goes into the weight."""
-    linear = model.get_submodule(name)
-    assert isinstance(linear, nn.Linear)
-    with torch.no_grad():
-        linear.weight.copy_(fast_hadamard(linear.weight.double()))
-    replace_module(model, name, QuantizedLinear.from_linear(linear, LinearScheme(None, None, rotate=True), None))
+    for name in names:
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        with torch.no_grad():
+            linear.weight.copy_(fast_hadamard(linear.weight.double()))
+        replace_module(model, name, QuantizedLinear.from_linear(linear, LinearScheme(None, None, rotate=True), None))

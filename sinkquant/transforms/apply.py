@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -26,14 +27,23 @@ class Rotations:
     inputs: bool = False  # rotate the inputs of all other linears online, in place of R1
 
 
-def apply_fused(model: nn.Module, roles: Roles, rotations: Rotations) -> None:
-    """Fold, then R1, then R2: everything that only changes weights."""
+Keys = tuple[str, ...]
+Step = tuple[Keys, Callable[[], None]]  # the keys of the recipe that ask for it, and what does it
+
+
+def fused_steps(model: nn.Module, roles: Roles, rotations: Rotations) -> Iterator[Step]:
+    """Fold, then R1, then R2: everything that only changes weights. Each step keeps the model's function."""
     if rotations.stream:
         untie(model, roles)
     if rotations.fold_norms:
-        fold_norms(model, roles, final=rotations.stream)
+        yield ("transforms.fold_norms",), lambda: fold_norms(model, roles, final=rotations.stream)
     if rotations.stream:
-        rotate_stream(model, roles, Rotation(roles.width, rotations.seed))
+        yield ("transforms.r1",), lambda: rotate_stream(model, roles, Rotation(roles.width, rotations.seed))
+    if rotations.values and not rotations.smooth:
+        yield ("transforms.r2",), lambda: _rotate_all_values(model, roles, rotations)
+
+
+def _rotate_all_values(model: nn.Module, roles: Roles, rotations: Rotations) -> None:
     for index, block in enumerate(roles.blocks):
-        if block.name in rotations.values and block.attention is not None and not rotations.smooth:
+        if block.name in rotations.values and block.attention is not None:
             rotate_values(model, block.attention, Rotation(block.attention.head_dim, rotations.seed + 1 + index))

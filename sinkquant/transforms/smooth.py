@@ -18,7 +18,12 @@ FLOOR = 1e-5  # of the mean: channels that are never used must not be blown up
 
 
 def balance(inputs: Tensor, weights: Tensor) -> Tensor:
-    """Diagonal transform d (in,) for mean squares of inputs (in,) and column sums of squares of weights (in,)."""
+    """Diagonal transform d (in,) for mean squares of inputs (in,) and column sums of squares of weights (in,).
+
+    Ones where a side is zero altogether, as in blocks that were added to a model or pruned: nothing is to be balanced.
+    """
+    if not (inputs.mean() > 0 and weights.mean() > 0):
+        return torch.ones_like(weights, dtype=torch.float64)
     x = inputs.double() + FLOOR * inputs.double().mean()
     w = weights.double() + FLOOR * weights.double().mean()
     d = (w / x).pow(0.25)
@@ -28,8 +33,10 @@ def balance(inputs: Tensor, weights: Tensor) -> Tensor:
 def balance_full(inputs: Tensor, weights: Tensor, seed: int) -> Tensor:
     """Full transform T (n, n) for second moments of inputs and weights (n, n); all channels of x·T vary equally.
 
-    `seed` draws the random Hadamard rotation that T ends with.
+    `seed` draws the random Hadamard rotation that T ends with; it is all of T where a side is zero altogether.
     """
+    if not (inputs.diagonal().mean() > 0 and weights.diagonal().mean() > 0):
+        return Rotation(len(inputs), seed).apply(torch.eye(len(inputs), dtype=torch.float64))
     x, w = (_floored(moment.double()) for moment in (inputs, weights))
     root = _power(x, 0.5)
     middle = root @ w @ root
