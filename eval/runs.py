@@ -13,8 +13,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from sinkquant.recipes import load_recipe
-
 RESULTS = Path(__file__).parent / "results"
 ASSETS = Path(os.environ.get("SINKQUANT_ASSETS", Path.home() / ".cache" / "sinkquant-assets"))
 SHARED = Path(os.environ.get("SINKQUANT_SHARED", Path(__file__).parents[2] / "shared")) / "assets"
@@ -78,6 +76,7 @@ class Case:
     def identity(self, subject: Subject) -> Row:
         """What must be the same for an earlier row to be kept."""
         from sinkquant.evaluation.versions import versions
+        from sinkquant.recipes import load_recipe
 
         facts = {name: getattr(value, "name", value) for name, value in asdict(subject).items()}
         fewer = facts.pop("overrides")  # the digest holds them too

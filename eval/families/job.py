@@ -1,0 +1,154 @@
+"""What sinkquant does to one built model: detect, then one recipe after the other, each to the loaded checkpoint."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from eval.families.build import text
+from eval.families.configs import BOS
+from eval.runs import Row
+
+DETECT = "detect"
+RECIPES = ("w8a8-static", "w8a8", "w4a16", "w4a8kv4", "kv4")
+SMALL = (
+    "calibration.sequences=4", "calibration.length=64", "calibration.bos=always", "tuning.length=64",
+    "export.dtype=float32",
+)  # fmt: skip
+SCORED, WRITTEN = 48, 6  # tokens that logits are compared on, and that are generated
+WRONG = 0.9  # of the logits' spread: what says no more of the model than the mean of its logits does
+UNFAITHFUL = 1e-3  # the same, of a forward pass that should be the model's own
+
+
+def run(folder: Path, steps: Sequence[str], write: Callable[[Row], None]) -> None:
+    """Hand a row a step to `write`; folder/model holds the model, checkpoints go beside it."""
+    source = folder / "model"
+    prompt = torch.tensor([AutoTokenizer.from_pretrained(source)(text(40))["input_ids"][:SCORED]])
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    begun = torch.cat([torch.tensor([[BOS]]), prompt], dim=1)
+    reference, itself = logits(model, begun)[1:], cached_as_uncached(model, begun)
+    for step in steps:
+        stages = ["load"]
+        with judged(step, stages) as row:
+            if step == DETECT:
+                detect_step(row, source, model, begun)
+            else:
+                ids = quantize_step(row, source, folder / step, step, begun, stages)
+                compare(row, folder / step, ids, reference, itself)
+        write(row)
+
+
+@contextmanager
+def judged(step: str, stages: list[str]) -> Iterator[Row]:
+    """A row whose status is what comes out of the context."""
+    from sinkquant.errors import SinkquantError
+
+    row: Row = {"recipe": step, "status": "ok"}
+    try:
+        yield row
+    except SinkquantError as error:
+        row |= {
+            "status": "refused" if stages[-1] == "load" else "refused late",
+            "stage": stages[-1],
+            "says": str(error),
+        }
+    except Exception as error:  # what comes out is what is looked for
+        row |= {"status": "traceback", "stage": stages[-1], "says": cause(error)}
+
+
+def cause(error: Exception) -> str:
+    """The exception in a line, with the project's last frame and the last one at all."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "/sinkquant/" in frame.filename]
+    places = dict.fromkeys(f"{Path(f.filename).name}:{f.lineno}" for f in (*own[-1:], frames[-1]))
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]} ({', '.join(places)})"
+
+
+def detect_step(row: Row, source: Path, model: Any, begun: Tensor) -> None:
+    """The report, and whether it was made on the model's own forward pass."""
+    import sinkquant
+    from sinkquant.models.attention import own_attention
+
+    report = sinkquant.detect(source, calibration=str(source.parent / "text.txt"), bos="always")
+    row |= {"verdict": [str(v) for v in report.verdict], "prefix": list(report.prefix.ids)}
+    plain = logits(model, begun)
+    with own_attention(model):
+        row["error"] = relative(logits(model, begun), plain)
+    if not row["error"] <= UNFAITHFUL:
+        row |= {"status": "wrong", "says": "the report was made on another forward pass than the model's own"}
+
+
+def quantize_step(row: Row, source: Path, out: Path, recipe: str, begun: Tensor, stages: list[str]) -> Tensor:
+    """Write the checkpoint; returns the tokens (1, T) to give to it, without a BOS that it carries as prefix."""
+    import sinkquant
+
+    done = sinkquant.quantize(
+        source, recipe=recipe, output=out, overrides=SMALL, calibration=str(source.parent / "text.txt"),
+        progress=lambda stage, *_: stages.append(stage),
+    )  # fmt: skip
+    row |= {"prefix": list(done.plan.prefix), "transform_error": done.figures["transform_error"]}
+    row |= {"notes": list(done.plan.notes), "float_share": float_share(source, done.plan)}
+    return begun[:, 1:] if BOS in done.plan.prefix else begun
+
+
+def compare(row: Row, out: Path, ids: Tensor, reference: Tensor, itself: bool) -> None:
+    """Error of the loaded checkpoint, and whether it generates with a cache what it generates without."""
+    import sinkquant
+
+    model = sinkquant.load(out, dtype=torch.float32)
+    got = logits(model, ids)
+    torch.save({"ids": ids, "logits": got}, out.with_suffix(".pt"))
+    row["error"] = relative(got[-len(reference) :], reference)
+    row["cached"] = cached_as_uncached(model, ids) or not itself  # a model that differs from itself proves nothing
+    if not row["error"] <= WRONG:
+        row |= {"status": "wrong", "says": "the checkpoint has nothing in common with the model"}
+    elif not row["cached"]:
+        row |= {"status": "wrong", "says": "generation with a cache differs from generation without"}
+
+
+def logits(model: Any, ids: Tensor) -> Tensor:
+    """(T, V) of one row of tokens (1, T)."""
+    with torch.no_grad():
+        return model(input_ids=ids, use_cache=False).logits[0].float()
+
+
+def relative(got: Tensor, expected: Tensor) -> float:
+    """|got − expected| / |expected − its mean over tokens|, without the planted token, whose tied row is huge."""
+    kept = torch.arange(expected.shape[1]) != BOS
+    got, expected = got[:, kept], expected[:, kept]
+    return float((got - expected).norm() / (expected - expected.mean(0)).norm())
+
+
+def cached_as_uncached(model: Any, ids: Tensor) -> bool:
+    """Whether the greedy continuation is the same with a cache and without; True where the class generates nothing."""
+    try:
+        with torch.no_grad():
+            rows = [
+                model.generate(
+                    input_ids=ids, max_new_tokens=WRITTEN, min_new_tokens=WRITTEN, do_sample=False, use_cache=c
+                )
+                for c in (True, False)
+            ]
+    except (ValueError, TypeError, AttributeError, IndexError, RuntimeError):
+        return False
+    return torch.equal(*rows)
+
+
+def float_share(source: Path, plan: Any) -> float | None:
+    """Share of the blocks' weights that stay in float; None where the recipe leaves the weights alone."""
+    from sinkquant.models.trace import trace_roles
+
+    if all(scheme.weight is None for scheme in plan.linears.values()):
+        return None
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    inside = trace_roles(model).list_name + "."
+    sizes = {n: p.numel() for n, p in model.named_parameters() if n.startswith(inside) and p.dim() >= 2}
+    rounded = (sizes.get(f"{n}.weight", 0) for n, s in plan.linears.items() if s.weight is not None)
+    return 1 - sum(rounded) / sum(sizes.values())
