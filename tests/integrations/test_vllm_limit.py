@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sinkquant.quantization.gptq import gptq
-from sinkquant.quantization.refine import refine
 from sinkquant.quantization.scheme import WeightScheme
 from sinkquant.quantization.weights import QuantizedWeight, round_to_nearest
+from sinkquant.rounding.descent import refine
+from sinkquant.rounding.gptq import gptq
 
 SCHEME = WeightScheme(8, limit=63)
 WEIGHT = torch.randn(24, 32, generator=torch.Generator().manual_seed(0))

@@ -7,9 +7,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from sinkquant.quantization.gptq import gptq
-from sinkquant.quantization.refine import refine
 from sinkquant.quantization.scheme import WeightScheme
+from sinkquant.rounding.descent import refine
+from sinkquant.rounding.gptq import gptq
 
 
 def loss(weight: torch.Tensor, other: torch.Tensor, hessian: torch.Tensor) -> float:

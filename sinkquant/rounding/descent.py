@@ -21,7 +21,10 @@ def refine(
     weight: Tensor, start: QuantizedWeight, hessian: Tensor, scheme: WeightScheme, *, damping: float, sweeps: int
 ) -> QuantizedWeight:
     """Better codes and scales for `weight` (out, in) under the damped `hessian` (in, in)."""
-    h = hessian.float() + torch.eye(len(hessian)) * (damping * hessian.diagonal().mean().float().clamp_min(1e-12))
+    if not sweeps:
+        return start
+    h = hessian.to(torch.float32, copy=True)
+    h.diagonal().add_(damping * hessian.diagonal().mean().float().clamp_min(1e-12))
     codes, scale = start.codes.float(), start.scale.clone()
     zero = torch.zeros_like(scale) if start.zero is None else start.zero.float()
     for _ in range(sweeps):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sinkquant.quantization.gptq import gptq, inverse_factor
 from sinkquant.quantization.scheme import WeightScheme
 from sinkquant.quantization.weights import round_to_nearest, weight_ranges
+from sinkquant.rounding.gptq import gptq, inverse_factor
 
 
 def problem(width: int = 64, out: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
