@@ -23,6 +23,8 @@ def build(family: str, folder: Path) -> None:
     model = AutoModelForCausalLM.from_config(tiny_config(family)).eval()
     scale(model)
     plant(model)
+    with torch.no_grad():  # a configuration that no forward pass fits is not built
+        model(input_ids=torch.arange(3, 40)[None], use_cache=False)
     model.generation_config.forced_eos_token_id = None
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)

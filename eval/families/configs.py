@@ -62,7 +62,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "layer_types": ["linear_attention", "full_attention"] * 2,
     },
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * (LAYERS // 2), "num_dense_layers": 1},
-    "longcat_flash": {"num_layers": 2, "ffn_hidden_size": 128, **EXPERTS},
+    "longcat_flash": {"num_layers": 2, "head_dim": 8, "ffn_hidden_size": 128, **EXPERTS},
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2},
     "qwen4_exp": {"text_config": QWEN4},
     "qwen4_exp_text": QWEN4,
@@ -73,6 +73,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "local_attn_chunk_length": 16,
     },
     "roc_bert": {"pronunciation_embed_dim": 16, "shape_embed_dim": 16, "shape_vocab_size": 512},
+    "xmod": {"default_language": "en_XX"},
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "hybrid_layer_ids": [1, 3]},
     "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 32},
 }  # fmt: skip
@@ -89,6 +90,8 @@ def overrides(config: type[PreTrainedConfig]) -> dict[str, Any]:
     """What of `SIZES` the class has; parts of a composite one likewise. An alias gives way to its own name."""
     names = fields(config)
     chosen = {config.attribute_map.get(name, name): value for name, value in SIZES.items() if name in names}
+    if "kv_lora_rank" in names:  # keys and values come out of one latent for all heads
+        chosen["num_key_value_heads"] = SIZES["num_attention_heads"]
     made = config() if config.sub_configs else None
     parts = {name: getattr(made, name, None) for name in config.sub_configs}
     return chosen | {name: overrides(type(part)) for name, part in parts.items() if isinstance(part, PreTrainedConfig)}

@@ -19,10 +19,10 @@ from eval.runs import Row
 DETECT = "detect"
 RECIPES = ("w8a8-static", "w8a8", "w4a16", "w4a8kv4", "kv4")
 SMALL = (
-    "calibration.sequences=4", "calibration.length=64", "calibration.bos=always", "tuning.length=64",
+    "calibration.sequences=2", "calibration.length=64", "calibration.bos=always", "tuning.length=64",
     "export.dtype=float32",
 )  # fmt: skip
-SCORED, WRITTEN = 48, 6  # tokens that logits are compared on, and that are generated
+SCORED, WRITTEN = 48, 4  # tokens that logits are compared on, and that are generated
 WRONG = 0.9  # of the logits' spread: what says no more of the model than the mean of its logits does
 UNFAITHFUL = 1e-3  # the same, of a forward pass that should be the model's own
 
@@ -33,6 +33,7 @@ def run(folder: Path, steps: Sequence[str], write: Callable[[Row], None]) -> Non
     prompt = torch.tensor([AutoTokenizer.from_pretrained(source)(text(40))["input_ids"][:SCORED]])
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
     begun = torch.cat([torch.tensor([[BOS]]), prompt], dim=1)
+    sizes = block_sizes(model)
     reference, itself = logits(model, begun)[1:], cached_as_uncached(model, begun)
     for step in steps:
         stages = ["load"]
@@ -40,7 +41,7 @@ def run(folder: Path, steps: Sequence[str], write: Callable[[Row], None]) -> Non
             if step == DETECT:
                 detect_step(row, source, model, begun)
             else:
-                ids = quantize_step(row, source, folder / step, step, begun, stages)
+                ids = quantize_step(row, source, folder / step, step, begun, sizes, stages)
                 compare(row, folder / step, ids, reference, itself)
         write(row)
 
@@ -85,7 +86,9 @@ def detect_step(row: Row, source: Path, model: Any, begun: Tensor) -> None:
         row |= {"status": "wrong", "says": "the report was made on another forward pass than the model's own"}
 
 
-def quantize_step(row: Row, source: Path, out: Path, recipe: str, begun: Tensor, stages: list[str]) -> Tensor:
+def quantize_step(
+    row: Row, source: Path, out: Path, recipe: str, begun: Tensor, sizes: dict[str, int], stages: list[str]
+) -> Tensor:
     """Write the checkpoint; returns the tokens (1, T) to give to it, without a BOS that it carries as prefix."""
     import sinkquant
 
@@ -94,7 +97,7 @@ def quantize_step(row: Row, source: Path, out: Path, recipe: str, begun: Tensor,
         progress=lambda stage, *_: stages.append(stage),
     )  # fmt: skip
     row |= {"prefix": list(done.plan.prefix), "transform_error": done.figures["transform_error"]}
-    row |= {"notes": list(done.plan.notes), "float_share": float_share(source, done.plan)}
+    row |= {"notes": list(done.plan.notes), "float_share": float_share(sizes, done.plan)}
     return begun[:, 1:] if BOS in done.plan.prefix else begun
 
 
@@ -141,14 +144,20 @@ def cached_as_uncached(model: Any, ids: Tensor) -> bool:
     return torch.equal(*rows)
 
 
-def float_share(source: Path, plan: Any) -> float | None:
-    """Share of the blocks' weights that stay in float; None where the recipe leaves the weights alone."""
+def block_sizes(model: Any) -> dict[str, int]:
+    """Number of weights of every matrix inside the blocks; nothing where no blocks are found."""
+    from sinkquant.errors import SinkquantError
     from sinkquant.models.trace import trace_roles
 
+    try:
+        inside = trace_roles(model).list_name + "."
+    except (SinkquantError, TypeError, AttributeError, ValueError, RuntimeError, IndexError):
+        return {}
+    return {n: p.numel() for n, p in model.named_parameters() if n.startswith(inside) and p.dim() >= 2}
+
+
+def float_share(sizes: dict[str, int], plan: Any) -> float | None:
+    """Share of the blocks' weights that stay in float; None where the recipe leaves the weights alone."""
     if all(scheme.weight is None for scheme in plan.linears.values()):
         return None
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
-    inside = trace_roles(model).list_name + "."
-    sizes = {n: p.numel() for n, p in model.named_parameters() if n.startswith(inside) and p.dim() >= 2}
-    rounded = (sizes.get(f"{n}.weight", 0) for n, s in plan.linears.items() if s.weight is not None)
-    return 1 - sum(rounded) / sum(sizes.values())
+    return 1 - sum(sizes.get(f"{n}.weight", 0) for n, s in plan.linears.items() if s.weight) / sum(sizes.values())

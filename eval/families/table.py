@@ -77,7 +77,7 @@ def _conditions(rows: Sequence[Row]) -> list[str]:
     states = len({row["code"] for row in rows})
     return [
         "Random weights, one configuration a family (width 64, four layers; `eval/families/configs.py`), BOS planted "
-        "as a sink; 4 × 64 tokens of invented words, logits compared on 48; every checkpoint was loaded again, wrote "
-        f"six tokens with and without a cache, and was given to stock transformers. {'; '.join(versions)}."
+        "as a sink; 2 × 64 tokens of invented words, logits compared on 48; every checkpoint was loaded again, wrote "
+        f"four tokens with and without a cache, and was given to stock transformers. {'; '.join(versions)}."
         + ("" if states == 1 else f" Rows of {states} states of the code.")
     ]

@@ -20,7 +20,7 @@ from eval.runs import Row
 
 Work = Callable[[Sequence[str], Callable[[Row], None]], None]
 FORK = get_context("fork")
-LIMIT = 60.0  # seconds a step may take
+LIMIT = 120.0  # seconds a step may take
 
 
 def family(name: str, steps: Sequence[str]) -> list[Row]:
