@@ -24,10 +24,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from sinkquant.errors import SinkquantError, UsageError
+from sinkquant.errors import SinkquantError, UsageError, out_of_memory
 from sinkquant.models.source import Source, local_folder, weight_files
+from sinkquant.models.task import refuse_other_tasks
 
-MODEL_REMEDY = "give a causal language model that this version knows"
+MODEL_REMEDY = "config.json and weights must belong together and suit this version"
+GGUF_REMEDY = "give the transformers folder that the file was made from"
+CONFIG_REMEDY = "correct it, copy the model again, or update transformers if it is newer than that"
 
 
 def load_model(
@@ -43,6 +46,8 @@ def load_model(
     weights that are damaged, incomplete or of another shape.
     """
     folder = _checked_folder(source, trust_remote_code)
+    if source.gguf_file is None:
+        load_config(source, trust_remote_code)
     options = _where(source, trust_remote_code) | {
         "dtype": dtype,
         "use_safetensors": True,
@@ -54,26 +59,37 @@ def load_model(
         _check_readable(weight_files(folder))
     elif hasattr(transformers, "GgufConfig"):  # versions without it always dequantize
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with quiet(), _one_sentence(source.label, MODEL_REMEDY):
+    with quiet(), _one_sentence(source.label, MODEL_REMEDY if source.gguf_file is None else GGUF_REMEDY):
         loaded: Any = AutoModelForCausalLM.from_pretrained(**options)
         model, info = loaded
         _check_complete(source, info)
-        return model.to(device)
+    _own_head(model)
+    return model.to(device)
 
 
 def load_tokenizer(source: Source, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of `source`; one in a GGUF file is rebuilt from its vocabulary and merges."""
-    _checked_folder(source, trust_remote_code)
-    remedy = "the files of its tokenizer must lie beside its weights"
-    with quiet(), _one_sentence(f"the tokenizer of {source.label}", remedy):
-        return AutoTokenizer.from_pretrained(**_where(source, trust_remote_code))
+    what, remedy = f"the tokenizer of {source.label}", "the files of its tokenizer must lie beside its weights"
+    if source.gguf_file is None:  # a broken config.json is no fault of the tokenizer's
+        load_config(source, trust_remote_code)
+    else:
+        what, remedy = source.label, GGUF_REMEDY
+    with quiet(), _one_sentence(what, remedy):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_where(source, trust_remote_code))
+        empty = not tokenizer("A text of 12 words.", add_special_tokens=False)["input_ids"]
+    if empty:
+        raise SinkquantError(f"the tokenizer of {source.label} makes no tokens of a text: {remedy}.")
+    return tokenizer
 
 
 def load_config(source: Source, trust_remote_code: bool = False) -> PreTrainedConfig:
     """The transformers configuration of `source`; the same models are refused as in `load_model`."""
-    _checked_folder(source, trust_remote_code)
-    with quiet(), _one_sentence(source.label, MODEL_REMEDY):
-        return AutoConfig.from_pretrained(**_where(source, trust_remote_code))
+    folder = _checked_folder(source, trust_remote_code)
+    with quiet(), _one_sentence(f"the config.json of {source.label}", CONFIG_REMEDY):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(**_where(source, trust_remote_code))
+    if source.gguf_file is None and not _read_config(folder).get("auto_map"):
+        refuse_other_tasks(config, source.label)
+    return config
 
 
 def _where(source: Source, trust_remote_code: bool) -> dict[str, Any]:
@@ -93,14 +109,15 @@ def _checked_folder(source: Source, trust_remote_code: bool) -> Path:
     if source.gguf_file is not None:
         return folder
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        quantized, code = config.get("quantization_config"), config.get("auto_map")
-    except (OSError, ValueError, AttributeError) as error:
+        config = _read_config(folder)
+    except (OSError, ValueError, RecursionError) as error:
         raise SinkquantError(
             f"{source.label} has no readable config.json: copy or download the model again."
         ) from error
+    quantized, code = config.get("quantization_config"), config.get("auto_map")
     if quantized:
-        method = quantized.get("quant_method", "an unnamed method")
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        method = method or "an unnamed method"
         raise UsageError(f"{source.label} is quantized already ({method}): give the float model that it was made from.")
     if code and not trust_remote_code:
         raise UsageError(
@@ -108,6 +125,21 @@ def _checked_folder(source: Source, trust_remote_code: bool) -> Path:
             "then allow it with --trust-remote-code."
         )
     return folder
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError("no object")
+    return config
+
+
+def _own_head(model: PreTrainedModel) -> None:
+    """Correct a configuration that says tied where the weights are not, as of a merged LoRA with a head of its own."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    text = model.config.get_text_config()
+    if text.tie_word_embeddings and embedding is not None and head is not None and head.weight is not embedding.weight:
+        model.config.tie_word_embeddings = text.tie_word_embeddings = False
 
 
 def _check_readable(files: Iterable[Path]) -> None:
@@ -144,7 +176,13 @@ def _one_sentence(what: str, remedy: str) -> Iterator[None]:
     except SinkquantError:
         raise
     except Exception as error:  # no narrower class covers what from_pretrained and the model files can raise
-        reason = shorten(" ".join(str(error).split()).split(". ")[0].rstrip("."), 200) or type(error).__name__
+        if out_of_memory(error):
+            raise SinkquantError(
+                f"memory ran out while {what} was loaded: close other programs, or use a machine with more memory."
+            ) from error
+        reason = shorten(" ".join(str(error).split()).split(". ")[0].rstrip("."), 200)
+        if not reason or isinstance(error, LookupError | AttributeError):  # their texts are mere names
+            reason = f"{type(error).__name__} {reason}".rstrip()
         raise SinkquantError(
             f"transformers {transformers.__version__} cannot load {what} ({reason}): {remedy}."
         ) from error

@@ -37,6 +37,8 @@ def resolve(model: str | Path) -> Source:
 
     Raises UsageError for what is no model, SinkquantError for a model file that is broken or cut short.
     """
+    if not isinstance(model, str | os.PathLike) or not str(model):
+        raise UsageError(f"{model!r} names no model: give {FORMS}.")
     name = str(model)
     if name.startswith("package:"):
         return _package(name.removeprefix("package:"))
@@ -46,7 +48,8 @@ def resolve(model: str | Path) -> Source:
     if os.path.isfile(path) and path.suffix.lower() == ".gguf":
         return _gguf(path.resolve(), "gguf", path.name)
     if os.path.isfile(path):
-        raise UsageError(f"{name!r} is a file but no .gguf file: give {FORMS}.")
+        forms = f"the folder it lies in, {path.parent}" if (path.parent / "config.json").is_file() else FORMS
+        raise UsageError(f"{name!r} is a file but no .gguf file: give {forms}.")
     if isinstance(model, str) and _HUB_ID.fullmatch(name) and path.suffix.lower() != ".gguf":
         return Source("hub", name, None, name)
     raise UsageError(f"no model at {name!r}: give {FORMS}.")
@@ -114,8 +117,11 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 def _folder(path: Path) -> Source:
     if not (path / "config.json").is_file():
-        hint = "give its .gguf file itself" if any(path.glob("*.gguf")) else f"give {FORMS}"
-        raise UsageError(f"{path} is no model, it holds no config.json: {hint}.")
+        nested = next(iter(sorted(path.glob("snapshots/*/config.json"))), None)  # a model of the hub's cache
+        hint = (
+            "give its .gguf file itself" if any(path.glob("*.gguf")) else f"give {nested.parent if nested else FORMS}"
+        )
+        raise UsageError(f"{path} is no model, it holds no config.json: give {given}.")
     weight_files(path)
     return Source("folder", str(path), None, path.name)
 
