@@ -118,9 +118,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 def _folder(path: Path) -> Source:
     if not (path / "config.json").is_file():
         nested = next(iter(sorted(path.glob("snapshots/*/config.json"))), None)  # a model of the hub's cache
-        hint = (
-            "give its .gguf file itself" if any(path.glob("*.gguf")) else f"give {nested.parent if nested else FORMS}"
-        )
+        given = "its .gguf file itself" if any(path.glob("*.gguf")) else nested.parent if nested else FORMS
         raise UsageError(f"{path} is no model, it holds no config.json: give {given}.")
     weight_files(path)
     return Source("folder", str(path), None, path.name)
