@@ -6,12 +6,10 @@ import gc
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from sinkquant.api.quantize import Options, Result, run
-from sinkquant.checkpoint.folder import new_folder
 from sinkquant.checkpoint.manifest import amend_manifest
-from sinkquant.checkpoint.resume import ResumeStore
+from sinkquant.checkpoint.resume import Unfinished
 from sinkquant.errors import UsageError
 from sinkquant.recipes import Recipe, load_recipe
 from sinkquant.recipes.candidates import candidate
@@ -35,10 +33,11 @@ class Choice:
 
 
 def choose(
-    model: str | Path, bits: int | None, target: str | None, overrides: Sequence[str], options: Options
-) -> Result:
+    model: str | Path, bits: int | None, target: str | None, overrides: Sequence[str], options: Options,
+    stores: Unfinished,
+) -> Result:  # fmt: skip
     """Quantize after the recipe that suits, or plainly where that measures better. Both checkpoints are written, one
-    model at a time, and one of them is kept."""
+    model at a time, side by side; the result has the place of the one to keep."""
     asked = load_recipe(candidate(bits, target), overrides)
 
     def revise(report: SinkReport | None) -> tuple[Recipe, str]:
@@ -46,28 +45,17 @@ def choose(
         return load_recipe(name, overrides), why
 
     if options.dry_run or options.output is None:
-        made = run(model, asked, options, revise=revise)
+        made = run(model, asked, options, stores, revise=revise)
         name = made.plan.recipe.name
         return replace(made, choice=Choice(name, name, f"{made.plan.notes[0]}."))
 
-    folder, unfinished = options.output, list[ResumeStore]()
-    with (
-        new_folder(folder, overwrite=options.overwrite) as new,
-        TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch,
-    ):
-        first, second = Path(scratch, "candidate"), Path(scratch, "plain")
-        made = run(model, asked, replace(options, output=first), revise=revise, done=unfinished.append)
-        gc.collect()  # one model in memory at a time
-        counterpart = plain_counterpart(made.plan.recipe.name, overrides)
-        plain = run(model, counterpart, _in_silence(options, second), done=unfinished.append)
-        result = decide(made, plain)
-        _note(result)
-        new.rmdir()
-        assert result.path is not None
-        result.path.rename(new)
-    for store in unfinished:  # only now: an interrupted comparison must not cost the candidate
-        store.clear()
-    return replace(result, path=folder)
+    first, second = (options.output.with_name(name) for name in ("candidate", "plain"))
+    made = run(model, asked, replace(options, output=first), stores, revise=revise)
+    gc.collect()  # one model in memory at a time
+    counterpart = plain_counterpart(made.plan.recipe.name, overrides)
+    result = decide(made, run(model, counterpart, _in_silence(options, second), stores))
+    _note(result)
+    return result
 
 
 def proposal(

@@ -23,19 +23,19 @@ from sinkquant.api.transform import check_batch, padded_logits, transform
 from sinkquant.api.tune import pieces, targets, tune
 from sinkquant.calibration.bos import bos_policy
 from sinkquant.calibration.data import TokenBatches, load_calibration, token_batches
-from sinkquant.checkpoint.folder import check_space, check_target, new_folder
+from sinkquant.checkpoint.folder import check_space, claim
 from sinkquant.checkpoint.manifest import amend_manifest
-from sinkquant.checkpoint.resume import ResumeStore
+from sinkquant.checkpoint.resume import Unfinished
 from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.evaluation.probe import probe_ids, take_probe
 from sinkquant.evaluation.score import evaluate_one
-from sinkquant.evaluation.versions import versions
+from sinkquant.evaluation.versions import code_digest, versions
 from sinkquant.models.experts import refuse_float_experts
 from sinkquant.models.fingerprint import fingerprint
 from sinkquant.models.finite import check_finite
 from sinkquant.models.load import load_model, load_tokenizer
 from sinkquant.models.roles import Roles
-from sinkquant.models.source import resolve
+from sinkquant.models.source import local_place, resolve
 from sinkquant.models.trace import trace_roles
 from sinkquant.quantization.scheme import LinearScheme, WeightScheme
 from sinkquant.quantization.weights import round_to_nearest
@@ -73,11 +73,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Options:
-    """What a run needs apart from model and recipe; the meanings are those of `quantize`."""
+    """What a run needs apart from model and recipe; the meanings are those of `quantize`. `output` is a free place."""
 
     output: Path | None
     calibration: str | None = None
-    overwrite: bool = False
     dry_run: bool = False
     trust_remote_code: bool = False
     progress: Progress | None = None
@@ -108,30 +107,40 @@ def quantize(
     refuse_both(recipe, bits, target)
     if output is None and not dry_run:
         raise UsageError("no output folder is named: pass output=… or -o FOLDER.")
-    folder = Path(output) if output is not None else None
-    options = Options(folder, calibration, overwrite, dry_run, trust_remote_code, progress, planned)
-    if recipe is None:
+    options = Options(None, calibration, dry_run, trust_remote_code, progress, planned)
+    named = None
+    if recipe is not None:
+        named = overridden(recipe, overrides) if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+
+    def work(options: Options, stores: Unfinished) -> Result:
+        if named is not None:
+            return run(model, named, options, stores)
         from sinkquant.api.choose import choose
 
-        return choose(model, bits, target, overrides, options)
-    load_or_change = overridden if isinstance(recipe, Recipe) else load_recipe
-    return run(model, load_or_change(recipe, overrides), options)
+        return choose(model, bits, target, overrides, options, stores)
+
+    if dry_run or output is None:
+        return work(options, Unfinished())
+    with Unfinished() as stores, claim(output, overwrite=overwrite, source=local_place(resolve(model))) as claimed:
+        result = work(replace(options, output=claimed.new), stores)
+        assert result.path is not None
+        path = claimed.publish(result.path)
+        stores.clear()  # only now: an interrupted comparison of recipes must not cost the first one's blocks
+    return replace(result, path=path)
 
 
 def run(
     model: str | Path,
     chosen: Recipe,
     options: Options,
+    stores: Unfinished,
     *,
     revise: Callable[[SinkReport | None], tuple[Recipe, str]] | None = None,
-    done: Callable[[ResumeStore], None] = ResumeStore.clear,
 ) -> Result:
     """One recipe, one checkpoint. `revise` may replace the recipe after detection by one with the same calibration, and
-    says why; `done` gets the store of finished blocks once the checkpoint is complete."""
-    target, overwrite, dry_run = options.output, options.overwrite, options.dry_run
+    says why; finished blocks go to `stores`."""
+    target, dry_run = options.output, options.dry_run
     calibration, trust_remote_code = options.calibration, options.trust_remote_code
-    if target is not None and not dry_run:
-        check_target(target, overwrite=overwrite)
     tell = options.progress or (lambda *_: None)
     stages = Stages(tell)
 
@@ -183,7 +192,7 @@ def run(
     }  # fmt: skip
     ids, held_ids = (with_bos(part, begins) for part in (text, held_out))
     figures: dict[str, Any] = {"transform_error": exactness}
-    store = ResumeStore(_identity(facts, ids, threshold))
+    store = stores.open(_identity(facts, ids, threshold, network))
     if chosen.weights.budget is not None:
         with stages("sensitivity", steps=True):
             plan, figures["sensitivity"] = spend_budget(
@@ -207,36 +216,36 @@ def run(
             )
             del expected_states
             figures["tuning"] = vars(tuned) if tuned else "left out: logits are not the head behind the final norm"
-    with new_folder(target, overwrite=overwrite) as folder:
-        with stages("export"):
-            export(network, roles, plan, source, folder, facts, figures)
-        with stages("prove"):
-            rows, mask = check_batch(text, 0)
-            expected = padded_logits(network, rows, mask)
-            del network
-            gc.collect()
-            reloaded = load(folder, dtype=torch.float32)
-            if not torch.equal(padded_logits(reloaded, rows, mask), expected):
-                raise SinkquantError(
-                    "the written checkpoint does not give the logits of the model in memory; report this."
-                )
-            outcome = evaluate_one(reloaded, held_ids, scored=_scored(begins is not None))
-            figures |= {
-                "baseline_perplexity": baseline.perplexity, "result_perplexity": outcome.perplexity,
-                "tokens": outcome.tokens, "text": "held-out part of the calibration text",
-            }  # fmt: skip
-            probe = take_probe(reloaded, probe_ids(tokenizer, begins))
-            measured = {"figures": figures, "probe": probe, "seconds": stages.seconds, "peak_bytes": stages.peaks}
-            amend_manifest(folder, measured)
-    done(store)
+    target.mkdir()
+    with stages("export"):
+        export(network, roles, plan, source, target, facts, figures)
+    with stages("prove"):
+        rows, mask = check_batch(text, 0)
+        expected = padded_logits(network, rows, mask)
+        del network
+        gc.collect()
+        reloaded = load(target, dtype=torch.float32)
+        if not torch.equal(padded_logits(reloaded, rows, mask), expected):
+            raise SinkquantError("the written checkpoint does not give the logits of the model in memory; report this.")
+        outcome = evaluate_one(reloaded, held_ids, scored=_scored(begins is not None))
+        figures |= {
+            "baseline_perplexity": baseline.perplexity, "result_perplexity": outcome.perplexity,
+            "tokens": outcome.tokens, "text": "held-out part of the calibration text",
+        }  # fmt: skip
+        probe = take_probe(reloaded, probe_ids(tokenizer, begins))
+        measured = {"figures": figures, "probe": probe, "seconds": stages.seconds, "peak_bytes": stages.peaks}
+        amend_manifest(target, measured)
     return Result(target, plan, report, figures, stages.seconds, peak_memory())
 
 
-def _identity(facts: dict[str, Any], ids: Tensor, threshold: float) -> dict[str, Any]:
-    """Everything that the quantized blocks depend on."""
+def _identity(facts: dict[str, Any], ids: Tensor, threshold: float, model: nn.Module) -> dict[str, Any]:
+    """Everything that the bits of the quantized blocks depend on: sums are of another order with other threads."""
     names = ("recipe", "model_fingerprint", "prefix")
-    digest = token_batches(ids, "", "").digest
-    return {name: facts[name] for name in names} | {"text": digest, "threshold": threshold, "versions": versions()}
+    machine = {"threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability()}
+    return {name: facts[name] for name in names} | machine | {
+        "text": token_batches(ids, "", "").digest, "threshold": threshold, "versions": versions(),
+        "code": code_digest(model),
+    }  # fmt: skip
 
 
 def _texts(recipe: Recipe, source: str | None, tokenizer: Any, model: Any) -> tuple[Tensor, Tensor]:

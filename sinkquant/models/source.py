@@ -89,6 +89,13 @@ def local_folder(source: Source, *, with_code: bool = False) -> Path:
         ) from error
 
 
+def local_place(source: Source) -> Path | None:
+    """The file or folder of a model that the user keeps on this machine; None for one that comes from the hub."""
+    if source.kind == "hub":
+        return None
+    return Path(source.location, source.gguf_file or "")
+
+
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """The safetensors files that transformers would load from `folder`, by name."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"

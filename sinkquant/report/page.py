@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from sinkquant.checkpoint.durable import replace_file
 from sinkquant.checkpoint.manifest import read_manifest
 from sinkquant.errors import UsageError
 from sinkquant.report.html import render
@@ -33,7 +34,7 @@ def write_page(file: Path, folder: Path, sheets: Sequence[Sheet]) -> None:
     manifest.pop("probe", None)
     title = f"{manifest['model']}, {manifest['recipe']['name']}"
     page = render(manifest, sinks=report, figures=sink_figures(report), sheets=sheets, title=title)
-    file.write_text(page, encoding="utf-8")
+    replace_file(file, page.encode())
 
 
 def sink_figures(report: Mapping[str, Any] | None) -> list[tuple[str, bytes]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 import sinkquant
+from sinkquant.checkpoint.cache import cache_root
 from sinkquant.checkpoint.manifest import read_manifest
-from sinkquant.checkpoint.resume import cache_root
 
 OVERRIDES = ["calibration.length=64", "calibration.sequences=4", "sinks.prefix=[1]"]
 
@@ -32,7 +33,7 @@ def test_ctrl_c_and_again(stories_path: Path, tmp_path: Path, monkeypatch: pytes
         sinkquant.quantize(stories_path, recipe="w4a4kv4", output=target, overrides=OVERRIDES, progress=stop_after_two)
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
     (run,) = (cache_root() / "unfinished").iterdir()
-    assert (run / "finished").read_text() == "2"
+    assert json.loads((run / "state.json").read_text().splitlines()[0])["blocks"] == 2
 
     seen.clear()
     sinkquant.quantize(stories_path, recipe="w4a4kv4", output=target, overrides=OVERRIDES, progress=stop_after_two)
