@@ -30,25 +30,67 @@ class Plan:
 
 def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Shapes, no_prefix: str | None) -> Plan:
     """`shapes` covers every linear of the blocks, the embedding and the head; `no_prefix`: why none is possible."""
-    notes: list[str] = list(roles.unexplained)
+    refuse_plan(recipe, roles)
+    notes: list[str] = [*roles.unexplained, *_grouped(roles)]
     if prefix and no_prefix:
         notes.append(f"no prefix: {no_prefix}")
         prefix = ()
     rotations = _rotations(recipe, roles, notes)
     linears: dict[str, LinearScheme] = {}
     for block in roles.blocks:
-        notes.extend(f"{block.name}: {sentence}" for sentence in block.unexplained)
         linears.update(_schemes(recipe, block, shapes, rotations, notes))
-    if not roles.blocks or not any(block.linears for block in roles.blocks):
-        raise UsageError("no linear layers were found inside the blocks: this architecture is not supported yet.")
     bits = {name: scheme.weight.bits if scheme.weight else 16 for name, scheme in linears.items()}
     bits[roles.embedding] = recipe.weights.embedding_bits
     if roles.head is not None and (not roles.tied or rotations.stream or recipe.weights.head_bits < 16):
         bits[roles.head] = recipe.weights.head_bits
     cache = recipe.kv_cache
+    without = sum(block.attention is None for block in roles.blocks)
+    if cache.bits < 16 and without:
+        kept = len(roles.blocks) - without
+        notes.append(f"keys and values are rounded in {kept} of {len(roles.blocks)} blocks, which alone have them" if roles.attends else f"keys and values stay in full precision: {no_attention(roles)}")
     kv = KVScheme(cache.bits, cache.recent, rotations.keys and not cache.balance, balance=cache.balance)
     size = _size(bits, shapes, linears) + _spendable(recipe, shapes, linears)
     return Plan(recipe, prefix, rotations, linears, kv, bits, size, tuple(dict.fromkeys(notes)))
+
+
+def refuse_plan(recipe: Recipe, roles: Roles) -> None:
+    """Raise UsageError where nothing of what the recipe asks for is possible in this model."""
+    if not any(block.linears for block in roles.blocks):
+        raise UsageError("no linear layers were found inside the blocks: this architecture is not supported yet.")
+    if recipe.weights.bits < 16 or recipe.activations.bits < 16:
+        return
+    if recipe.kv_cache.bits < 16 and not any(block.attention is not None for block in roles.blocks):
+        raise UsageError(
+            f"nothing would be quantized: {no_attention(roles)}, so keys and values cannot be rounded; choose a recipe "
+            "that rounds weights, such as --recipe w8a8-static."
+        )
+
+
+def no_attention(roles: Roles) -> str:
+    """Why no block's keys and values can be seen."""
+    if roles.attends:
+        return "no block has an attention"
+    return "the attention of this architecture is not computed through transformers' attention interface"
+
+
+def _grouped(roles: Roles) -> list[str]:
+    """What the trace says of the blocks, one sentence for all that it is said of."""
+    places: dict[str, list[int]] = {}
+    for index, block in enumerate(roles.blocks):
+        for sentence in block.unexplained:
+            places.setdefault(sentence, []).append(index)
+    return [f"{_blocks(indices, len(roles.blocks))}: {sentence}" for sentence, indices in places.items()]
+
+
+def _blocks(indices: list[int], total: int) -> str:
+    if len(indices) == total:
+        return "every block"
+    if len(indices) == 1:
+        return f"block {indices[0]}"
+    first, last = indices[0], indices[-1]
+    if indices == list(range(first, last + 1)):
+        return f"blocks {first} to {last}"
+    return f"{len(indices)} blocks from {first} to {last}"
 
 
 def raised(plan: Plan, names: Collection[str], shapes: Shapes, note: str) -> Plan:
@@ -66,17 +108,16 @@ def raised(plan: Plan, names: Collection[str], shapes: Shapes, note: str) -> Pla
 
 def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Rotations:
     wanted = recipe.transforms
-    obstacles = [block.name for block in roles.blocks if block.unexplained]
     stream = wanted.r1
     if stream and roles.sandwiched:
         stream = False
         notes.append("R1 is left out: norms between the writers and the stream (sandwich norms) cannot absorb it")
-    elif stream and (obstacles or roles.unexplained or roles.final_norm is None):
-        stream = False
-        notes.append("R1 is left out: not everything that reads or writes the stream could be explained")
     elif stream and any(norm.kind == "layer" for block in roles.blocks for norm, _ in block.reads):
         stream = False
         notes.append("R1 is left out: layer norms subtract the mean, which a rotation does not commute with")
+    elif stream and not roles.rotates:
+        stream = False
+        notes.append("R1 is left out: not everything that reads or writes the stream could be explained")
     smooth, inputs = wanted.smooth, wanted.inputs
     if wanted.r1 and not stream and recipe.target == "sink-aware":
         smooth, inputs = True, True
@@ -86,10 +127,7 @@ def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Rotations:
         # Large channels of the stream are often kept small by the norm's scale alone; nothing would spread them.
         fold = False
         notes.append("norms keep their scales, which only R1 would have needed elsewhere")
-    values = tuple(
-        block.name for block in roles.blocks if wanted.r2 and block.attention and block.attention.value
-        and block.attention.output
-    )  # fmt: skip
+    values = tuple(b.name for b in roles.blocks if wanted.r2 and b.attention is not None and b.attention.plain)
     if wanted.r2 and len(values) < len(roles.blocks):
         notes.append(f"R2 is left out in {len(roles.blocks) - len(values)} blocks without plain value projections")
     keys = wanted.r3 and recipe.kv_cache.bits < 16  # keys that are not rounded would be rotated for nothing

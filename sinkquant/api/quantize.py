@@ -17,7 +17,7 @@ from sinkquant.api.detect import detect_loaded
 from sinkquant.api.estimate import Estimate, estimate
 from sinkquant.api.export import export
 from sinkquant.api.load import load
-from sinkquant.api.plan import Plan, make_plan
+from sinkquant.api.plan import Plan, make_plan, refuse_plan
 from sinkquant.api.stages import Progress, Stages, peak_memory
 from sinkquant.api.transform import check_batch, padded_logits, transform
 from sinkquant.api.tune import pieces, targets, tune
@@ -151,6 +151,8 @@ def run(
         network.requires_grad_(False)
         check_finite(network)
         roles = trace_roles(network)
+        if revise is None:
+            refuse_plan(chosen, roles)
         if revise is None:
             refuse_float_experts(chosen.target, network.config)
         bos = bos_policy(chosen.calibration.bos, tokenizer)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.api.balance import KVMoments, balance_keys
-from sinkquant.calibration.walk import BlockRun, Walk, run_and_capture
+from sinkquant.calibration.walk import BlockRun, Walk, real_rows, run_and_capture
 from sinkquant.models.attention import stages
 from sinkquant.models.roles import Block, Roles, Site, SiteKind
 from sinkquant.quantization.scheme import KVScheme
@@ -34,10 +34,11 @@ def smooth(
         modules = [model.get_submodule(attention.module)] if attention is not None else []
         with stages(modules, moments):
             outputs, captured = run_and_capture(run)
-        real = torch.cat([mask.reshape(-1) for mask in run.masks])
+        text = torch.cat([mask.reshape(-1) for mask in run.masks])
         transforms, drawn = None, seed + 1 + run.index
         for site in run.roles.sites if linears else ():
             rows = captured.pop(site.linears[0])
+            real = real_rows(rows, text)
             rows = rows[real & ordinary_rows(rows, real, threshold)].double()
             rows = rows - rows.mean(0) if center else rows
             transforms = _smooth_site(model, run.roles, site, rows, drawn) or transforms
@@ -60,11 +61,11 @@ def _smooth_site(model: nn.Module, block: Block, site: Site, rows: Tensor, seed:
     columns = torch.stack([weight.pow(2).sum(0) / len(weight) for weight in weights]).sum(0)
     diagonal = balance(rows.pow(2).mean(0), columns) * random_signs(len(columns), seed, rows.dtype, rows.device)
     readers = next(((norm, names) for norm, names in block.reads if set(site.linears) <= set(names)), None)
-    if readers is not None and set(readers[1]) == set(site.linears) and not block.unexplained:
+    if readers is not None:
         scale_norm(model, *readers, diagonal)
     elif site.kind is SiteKind.DOWN_INPUT and block.up is not None:
         scale_pair(model, block.up, site.linears[0], diagonal)
-    elif site.kind is SiteKind.ATTENTION_OUTPUT and block.attention is not None and block.attention.value is not None:
+    elif site.kind is SiteKind.ATTENTION_OUTPUT and block.attention is not None and block.attention.plain:
         return _smooth_heads(model, block, rows, weights[0], seed)
     return None
 

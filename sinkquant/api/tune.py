@@ -37,5 +37,5 @@ def tune(
     run = Distillation(model, roles, Walk(model, roles, ids, tokens=ids.shape[1]), expected)
     if not run.head.is_all(ids[:1, :16]):
         return None
-    with own_attention(model):
+    with own_attention(model, roles.attends):
         return distill(run, held_out, spec, progress)

@@ -8,7 +8,7 @@ peak memory is one block and its activations.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,18 +17,20 @@ from torch import Tensor, nn
 
 from sinkquant.models.attention import own_attention
 from sinkquant.models.roles import Block, Roles
-from sinkquant.models.trace import first_tensor
+from sinkquant.models.stream import Arguments, Stream
 
 TOKENS_PER_BATCH = 2048  # large enough for full matrix products, small enough for the feed-forward's activations
 
 
 class _Recorder(nn.Module):
-    """Stands in for a block: passes its input on and keeps the other arguments."""
+    """Stands in for a block: passes the stream on and keeps the other arguments."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Module, stream: Stream) -> None:
         super().__init__()
         self.__dict__["block"] = block  # not registered: the block must not be seen as a part of the recorder
-        self.calls: list[dict[str, Any]] = []
+        self.stream, self.first, self.last = stream, False, False
+        self.calls: list[Arguments] = []
+        self.inputs: list[Tensor] = []
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -36,11 +38,18 @@ class _Recorder(nn.Module):
         except AttributeError:
             return getattr(self.__dict__["block"], name)
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if args:
-            raise TypeError("blocks are expected to take everything but the hidden states by name")
-        self.calls.append(kwargs)
-        return hidden_states
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        hidden = self.stream.taken((args, kwargs))
+        self.calls.append(self.stream.call((args, kwargs), None))
+        if self.first:
+            self.inputs.append(hidden)
+        if self.last:
+            raise StopForward  # what comes behind the blocks is not needed
+        return self.stream.output(hidden)
+
+
+class StopForward(Exception):
+    """Raised once there is what is wanted, so that the rest of a model or of a block is not computed."""
 
 
 @contextmanager
@@ -48,7 +57,9 @@ def _recorders(model: nn.Module, roles: Roles) -> Iterator[list[_Recorder]]:
     blocks = model.get_submodule(roles.list_name)
     assert isinstance(blocks, nn.ModuleList)
     originals = list(blocks)
-    recorders = [_Recorder(block) for block in originals]
+    streams = [block.stream for block in roles.blocks]
+    recorders = [_Recorder(block, stream) for block, stream in zip(originals, streams, strict=True)]
+    recorders[0].first = recorders[-1].last = True
     try:
         for index, recorder in enumerate(recorders):
             blocks[index] = recorder
@@ -65,17 +76,17 @@ class BlockRun:
     index: int
     roles: Block
     module: nn.Module
-    arguments: list[dict[str, Any]]
+    arguments: list[Arguments]  # without the stream
     inputs: list[Tensor]  # one (B, T, D) a batch
     masks: list[Tensor]  # one (B, T) bool a batch, True = real token
 
     def forward(self, batch: int, inputs: list[Tensor] | None = None) -> Tensor:
         """The block's output (B, T, D) for one batch; other inputs than the stored ones may be given."""
         hidden = (self.inputs if inputs is None else inputs)[batch]
+        stream = self.roles.stream
+        args, kwargs = stream.call(self.arguments[batch], hidden)
         with torch.no_grad():
-            output = first_tensor(self.module(hidden, **self.arguments[batch]))
-        assert output is not None
-        return output
+            return stream.given(self.module(*args, **kwargs))
 
     def batches(self) -> range:
         """Indices of the batches."""
@@ -105,25 +116,21 @@ class Walk:
         self.masks = (
             [torch.ones_like(i, dtype=torch.bool) for i in self.ids] if mask is None else list(mask.split(rows))
         )
-        self.inputs: list[Tensor] = []
-        with _recorders(model, roles) as recorders, own_attention(model), torch.no_grad():
-            body: Any = getattr(model, "get_decoder", lambda: model)()  # the head is not needed
+        with _recorders(model, roles) as recorders, own_attention(model, roles.attends), torch.no_grad():
             for batch, real in zip(self.ids, self.masks, strict=True):
                 arguments = {"attention_mask": real.long()} if padded else {}
-                hook = recorders[0].register_forward_pre_hook(lambda _, args: self.inputs.append(args[0]))
-                try:
-                    body(input_ids=batch, use_cache=False, **arguments)
-                finally:
-                    hook.remove()
+                with suppress(StopForward):
+                    model(input_ids=batch, use_cache=False, **arguments)
+        self.inputs = recorders[0].inputs
         self._arguments = [recorder.calls for recorder in recorders]
 
-    def arguments(self, index: int) -> list[dict[str, Any]]:
-        """How block `index` is called, for every batch."""
+    def arguments(self, index: int) -> list[Arguments]:
+        """How block `index` is called, for every batch, without the stream."""
         return self._arguments[index]
 
     def run(self, visit: Visitor, progress: Progress | None = None, start: int = 0) -> list[Tensor]:
         """Hand every block from `start` on to `visit`, whose result is the next block's input. Returns the last."""
-        with own_attention(self.model):
+        with own_attention(self.model, self.roles.attends):
             for index in range(start, len(self.roles.blocks)):
                 roles = self.roles.blocks[index]
                 module = self.model.get_submodule(roles.name)
@@ -138,8 +145,9 @@ def run_block(run: BlockRun) -> list[Tensor]:
     return [run.forward(batch) for batch in run.batches()]
 
 
-class StopForward(Exception):
-    """Raised by a capturing hook once it has what it wants, so that the rest of a block is not computed."""
+def real_rows(rows: Tensor, mask: Tensor) -> Tensor:
+    """`mask` (B, T) for input rows (n, width) of a linear, (n,); all True where they are not the text's tokens."""
+    return mask.reshape(-1) if len(rows) == mask.numel() else mask.new_ones(len(rows))
 
 
 def capture_inputs(run: BlockRun, linear: str, keep: Callable[[Tensor, Tensor], None]) -> None:
@@ -148,7 +156,8 @@ def capture_inputs(run: BlockRun, linear: str, keep: Callable[[Tensor, Tensor], 
     for batch in run.batches():
 
         def hook(_: nn.Module, args: tuple[Tensor, ...], batch: int = batch) -> None:
-            keep(args[0].reshape(-1, args[0].shape[-1]), run.masks[batch].reshape(-1))
+            rows = args[0].reshape(-1, args[0].shape[-1])
+            keep(rows, real_rows(rows, run.masks[batch]))
             raise StopForward
 
         handle = module.register_forward_pre_hook(hook)

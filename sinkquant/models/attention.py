@@ -156,8 +156,11 @@ def stages(modules: list[nn.Module], stage: Stage) -> Iterator[None]:
 
 
 @contextmanager
-def own_attention(model: nn.Module) -> Iterator[None]:
-    """Run `model` through this attention function for the time of the context."""
+def own_attention(model: nn.Module, wanted: bool = True) -> Iterator[None]:
+    """Run `model` through this attention function for the time of the context; unless it is not `wanted`."""
+    if not wanted:
+        yield
+        return
     register()
     before = model.config._attn_implementation  # type: ignore[union-attr]
     model.set_attn_implementation(NAME)  # type: ignore[operator]

@@ -1,53 +1,36 @@
-"""Explain one traced block: who reads the stream, who writes it, what the attention is made of."""
+"""Explain one traced block: who reads the stream, who writes it, what the attention is made of.
+
+What is found here is what the tensors of one pass suggest; `verify.py` tries it out.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
+from sinkquant.models.norm import norm_kind
+from sinkquant.models.record import TOKENS, Event, Trace, collinear, is_linear
 from sinkquant.models.roles import Attention, Block, Norm, NormKind, Site, SiteKind, Writer
+from sinkquant.models.stream import Stream
 
-if TYPE_CHECKING:
-    from sinkquant.models.trace import Event, Trace
-
-
-def norm_kind(module: nn.Module) -> NormKind | None:
-    """The style of a norm, found by experiment on random input; None if the module is no norm over the last axis."""
-    weight = getattr(module, "weight", None)
-    if next(module.children(), None) is not None or not isinstance(weight, Tensor) or weight.dim() != 1:
-        return None
-    x = torch.randn(3, weight.numel(), generator=torch.Generator().manual_seed(0)).to(weight)
-    try:
-        with torch.no_grad():
-            y, gamma, x = module(x).double(), weight.double(), x.double()
-    except TypeError:  # a norm that takes a gate as well, as linear attentions have
-        return None
-    unit = x / x.pow(2).mean(-1, keepdim=True).sqrt()
-    centred = x - x.mean(-1, keepdim=True)
-    layer = centred / centred.pow(2).mean(-1, keepdim=True).sqrt() * gamma
-    bias = getattr(module, "bias", None)
-    layer = layer + bias.double() if isinstance(bias, Tensor) else layer
-    styles = {NormKind.RMS: unit * gamma, NormKind.RMS_OFFSET: unit * (1 + gamma), NormKind.LAYER: layer}
-    tolerance = 2e-2 if weight.dtype in (torch.bfloat16, torch.float16) else 1e-3
-    for kind, expected in styles.items():
-        if (y - expected).norm() <= tolerance * expected.norm() and y.norm() > 0:
-            return kind
-    return None
+FEW = 16  # a linear with a sixteenth of its inputs as outputs gives numbers a head or an expert, no features
 
 
-def explain_block(model: nn.Module, trace: Trace, name: str) -> Block:
-    """The roles inside block `name`."""
+def explain_block(model: nn.Module, trace: Trace, name: str, stream: Stream, shared: Collection[int]) -> Block:
+    """The roles inside block `name`; `shared` has the ids of weights that belong to more than one module."""
     block, events = trace.of(name), trace.inside(name)
-    linears = [e for e in events if isinstance(e.module, nn.Linear)]
+    own = {e.name: e for e in reversed(events) if id(getattr(e.module, "weight", None)) not in shared}
+    events = [e for e in events if own.get(e.name) is e]  # of several calls the first
+    linears = [e for e in events if is_linear(e)]
     norms = {e.name: (e, kind) for e in events if (kind := norm_kind(e.module)) is not None}
     unexplained: list[str] = []
 
-    attention = _attention(model, trace, name, linears, norms, unexplained)
-    points = _stream_points(block, norms)
-    writers = _writers(points, linears, norms, events, unexplained)
+    taken, given = stream.taken(block.arguments), stream.given(block.result)
+    attention = _attention(trace, model, name, linears, norms, unexplained)
+    points = _stream_points(taken, given, norms)
+    writers = _writers(name, points, linears, norms, events, unexplained)
     output = attention.output if attention else None
     down = next((w.linear for w in reversed(writers) if w.linear != output), None)
     reads = tuple(
@@ -56,11 +39,27 @@ def explain_block(model: nn.Module, trace: Trace, name: str) -> Block:
         if any(_same(e.input, point) for point in points[:-1])
     )
     reads = tuple((norm, readers) for norm, readers in reads if readers)
-    for parameter, tensor in model.get_submodule(name).named_parameters():
-        if tensor.dim() == 3:
-            unexplained.append(f"{parameter} holds fused experts, which stay in full precision")
-    sites = _sites(linears, attention, reads, down)
-    return Block(name, attention, reads, tuple(writers), sites, down, None, tuple(unexplained))
+    rounded = [e for e in linears if not _stays_float(e, events, trace.choosers, attention)]
+    sites = _sites(rounded, attention, reads, down)
+    down = down if any(down == e.name for e in rounded) else None
+    made = Block(name, attention, reads, tuple(writers), sites, down, None, tuple(unexplained), stream)
+    return made
+
+
+def _stays_float(event: Event, events: list[Event], choosers: Collection[str], attention: Attention | None) -> bool:
+    """Routers, gates of one number, decays and steps of recurrences: few outputs, on which much depends.
+
+    Also linears that only some tokens reach (experts in a list), whose inputs a short text may not show.
+    """
+    kinds = (attention.query, attention.key, attention.value, attention.output) if attention else ()
+    if event.name in kinds:
+        return False
+    if event.name in choosers or event.input[..., 0].numel() % TOKENS:
+        return True
+    outputs, inputs = event.output.shape[-1], event.input.shape[-1]
+    if outputs * FEW > inputs:
+        return False
+    return not any(e is not event and _same(e.input, event.output) for e in events)  # a bottleneck has a reader
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -71,19 +70,19 @@ def _storage(a: Tensor, b: Tensor) -> bool:
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
-def _stream_points(block: Event, norms: dict[str, tuple[Event, NormKind]]) -> list[Tensor]:
+def _stream_points(taken: Tensor, given: Tensor, norms: dict[str, tuple[Event, NormKind]]) -> list[Tensor]:
     """The stream at the block's input, at every norm that reads it further on, and at the output."""
-    width = block.input.shape[-1]
     made = [e.output for e, _ in norms.values()]
-    points = [block.input]
+    points = [taken]
     for event, _ in norms.values():
         x = event.input
-        if x.shape[-1] == width and x.shape == block.input.shape and not any(_same(x, p) for p in [*points, *made]):
+        if x.shape == taken.shape and not any(_same(x, p) for p in [*points, *made]):
             points.append(x)
-    return [*points, block.output]
+    return [*points, given]
 
 
 def _writers(
+    block: str,
     points: list[Tensor],
     linears: list[Event],
     norms: dict[str, tuple[Event, NormKind]],
@@ -91,12 +90,12 @@ def _writers(
     unexplained: list[str],
 ) -> list[Writer]:
     """Writers in order. A norm whose input is a linear's output does not read the stream: it is a sandwich norm."""
-    from sinkquant.models.trace import collinear
-
-    own = {e.name: e for e in linears}
     points = [p for p in points[:-1] if not any(_same(p, li.output) for li in linears)] + points[-1:]
     writers = []
     for before, after in pairwise(points):
+        if before.shape != after.shape:
+            unexplained.append("the stream changes its shape")
+            continue
         added = after.double() - before.double()
         plain = next((e for e in linears if collinear(added, e.output)), None)
         if plain is not None:
@@ -112,16 +111,15 @@ def _writers(
             writers.extend(Writer(name) for name in pair)
             continue
         module = next((e for e in reversed(events) if collinear(added, e.output)), None)
-        what = f"{module.name} ({type(module.module).__name__})" if module else "an operation that no module owns"
+        what = "an operation that no module owns"
+        if module is not None:
+            what = f"{module.name.removeprefix(block + '.')} ({type(module.module).__name__})"
         unexplained.append(f"the stream is written by {what}")
-    assert all(writer.linear in own for writer in writers)
     return writers
 
 
 def _parallel(added: Tensor, linears: list[Event]) -> tuple[str, str] | None:
     """Two linears whose sum is what was added (attention and feed-forward in parallel)."""
-    from sinkquant.models.trace import collinear
-
     wide = [e for e in linears if e.output.shape == added.shape]
     for i, a in enumerate(wide):
         for b in wide[i + 1 :]:
@@ -131,53 +129,44 @@ def _parallel(added: Tensor, linears: list[Event]) -> tuple[str, str] | None:
 
 
 def _attention(
-    model: nn.Module,
     trace: Trace,
+    model: nn.Module,
     block: str,
     linears: list[Event],
     norms: dict[str, tuple[Event, NormKind]],
     unexplained: list[str],
 ) -> Attention | None:
     names = [n for n in trace.calls if n.startswith(block + ".")]
-    if len(names) != 1:
-        unexplained.append("the block has no attention" if not names else "the block has more than one attention")
+    calls = [call for n in names for call in trace.calls[n]]
+    if len(calls) != 1:
+        if trace.own:
+            unexplained.append("it has no attention" if not calls else "it computes attention more than once")
         return None
-    (name,), call = names, trace.calls[names[0]]
+    (name,), (call,) = names, calls
     inner = [e for e in linears if e.name.startswith(name + ".")]
-    heads, kv_heads, head_dim = call.query.shape[1], call.key.shape[1], call.key.shape[3]
+    heads, kv_heads, head_dim, value_dim = call.query.shape[1], *call.key.shape[1::2], call.value.shape[3]
     value = next((e for e in inner if _storage(e.output, call.value)), None)
-    output = inner[-1] if inner and inner[-1].input.numel() == call.query.numel() else None
+    output = inner[-1] if inner and inner[-1].input.numel() == call.query[..., 0].numel() * value_dim else None
+    output = None if output is value else output
     rest = [e for e in inner if e is not value and e is not output]
-    if value is None or value.output.shape[-1] != kv_heads * call.value.shape[3] or len(rest) != 2:
+    module = model.get_submodule(name)
+    window = getattr(module, "sliding_window", None)
+    window = window if isinstance(window, int) else None
+    if value is None or value.output.shape[-1] != kv_heads * value_dim or len(rest) != 2:
         unexplained.append("queries, keys and values are not three plain linears")
-        return Attention(name, heads, kv_heads, head_dim, None, None, None, output.name if output else None)
+        return Attention(
+            name, heads, kv_heads, head_dim, None, None, None, output.name if output else None, None, None, window,
+            value_dim,
+        )  # fmt: skip
     query, key = rest if rest[0].output.shape[-1] == heads * head_dim else reversed(rest)
-    if heads == kv_heads and _is_query(model, name, key.name, call):
-        query, key = key, query
 
     def norm_on(linear: Event) -> str | None:
         return next((n for n, (e, _) in norms.items() if _storage(e.input, linear.output)), None)
 
-    module = model.get_submodule(name)
-    window = getattr(module, "sliding_window", None)
     return Attention(
         name, heads, kv_heads, head_dim, query.name, key.name, value.name, output.name if output else None,
-        norm_on(query), norm_on(key), window if isinstance(window, int) else None,
+        norm_on(query), norm_on(key), window, value_dim,
     )  # fmt: skip
-
-
-def _is_query(model: nn.Module, attention: str, linear: str, call: AttentionCall) -> bool:  # type: ignore[name-defined] # noqa: F821
-    """With as many key heads as query heads, widths do not tell them apart: change one linear and see what moves."""
-    from sinkquant.models.trace import recording, run_tokens
-
-    hook = model.get_submodule(linear).register_forward_hook(lambda *args: args[2] * 2)
-    try:
-        with recording(model) as changed:
-            run_tokens(model)
-    finally:
-        hook.remove()
-    moved = (changed.calls[attention].query - call.query).abs().max()
-    return bool(moved > (changed.calls[attention].key - call.key).abs().max())
 
 
 def _sites(

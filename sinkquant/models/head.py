@@ -10,7 +10,6 @@ from torch.nn.functional import log_softmax
 
 from sinkquant.models.attention import own_attention
 from sinkquant.models.roles import Roles
-from sinkquant.models.trace import first_tensor
 
 ROWS = 256  # tokens whose logits exist at a time
 
@@ -19,7 +18,8 @@ class Head:
     """The end of a model, for hidden states of its last block."""
 
     def __init__(self, model: Any, roles: Roles) -> None:
-        self.model, self.last = model, model.get_submodule(roles.blocks[-1].name)
+        self.model, self.roles = model, roles
+        self.last = model.get_submodule(roles.blocks[-1].name)
         self.head = model.get_submodule(roles.head) if roles.head is not None else nn.Identity()
         self.norm = model.get_submodule(roles.final_norm.name) if roles.final_norm is not None else nn.Identity()
 
@@ -37,13 +37,11 @@ class Head:
         seen: list[Tensor] = []
 
         def keep(_module: Any, _arguments: Any, output: Any) -> None:
-            hidden = first_tensor(output)
-            assert hidden is not None
-            seen.append(hidden)
+            seen.append(self.roles.blocks[-1].stream.given(output))
 
         hook = self.last.register_forward_hook(keep)
         try:
-            with torch.no_grad(), own_attention(self.model):
+            with torch.no_grad(), own_attention(self.model, self.roles.attends):
                 logits = self.model(input_ids=ids, use_cache=False).logits
                 return torch.allclose(self.logits(seen[0]), logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
         finally:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from sinkquant.models.stream import Stream
+
 
 class NormKind(StrEnum):
     """How a norm applies its weight; `RMS_OFFSET` multiplies by 1 + weight (Gemma)."""
@@ -58,7 +60,10 @@ class Writer:
 
 @dataclass(frozen=True)
 class Attention:
-    """The attention of one block. `query`, `key`, `value`, `output` are linears; None where the trace found none."""
+    """The attention of one block. `query`, `key`, `value`, `output` are linears; None where the trace found none.
+
+    `plain`: nothing but the attention stands between `value` and `output`, so that values can change their basis.
+    """
 
     module: str
     heads: int
@@ -71,6 +76,8 @@ class Attention:
     query_norm: str | None = None
     key_norm: str | None = None
     window: int | None = None
+    value_dim: int = 0
+    plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,12 +86,13 @@ class Block:
 
     name: str
     attention: Attention | None
-    reads: tuple[tuple[Norm, tuple[str, ...]], ...]  # norm on the stream -> linears that read through it
+    reads: tuple[tuple[Norm, tuple[str, ...]], ...]  # norm on the stream -> linears, its only readers
     writers: tuple[Writer, ...]
     sites: tuple[Site, ...]
     down: str | None
     up: str | None = None  # the linear whose output is a factor of the down projection's input
     unexplained: tuple[str, ...] = ()
+    stream: Stream = Stream()
 
     @property
     def linears(self) -> tuple[str, ...]:
@@ -99,7 +107,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Roles:
-    """A text decoder: embedding, blocks, final norm, head."""
+    """A text decoder: embedding, blocks, final norm, head.
+
+    `attends`: its attention goes through our function, which needs transformers' attention interface and arguments
+    that we know. `rotates`: everything that reads or writes the stream is known, so that R1 is exact.
+    """
 
     list_name: str
     width: int
@@ -110,6 +122,8 @@ class Roles:
     tied: bool
     rope: str  # "default", "llama3", "dynamic", ..., "none"
     unexplained: tuple[str, ...] = field(default=())
+    attends: bool = True
+    rotates: bool = False
 
     @property
     def sandwiched(self) -> bool:

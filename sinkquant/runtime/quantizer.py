@@ -16,9 +16,11 @@ class SinkquantQuantizer(HfQuantizer):
     requires_calibration = True
 
     def update_attn_implementation(self, config: Any) -> Any:
-        """Keys and values go through our attention function, whatever was asked for."""
+        """Keys and values go through our attention function, whatever was asked for; if the model's ever do."""
         from sinkquant.models import attention
 
+        if not self.quantization_config.attentions:  # type: ignore[union-attr]
+            return config
         attention.register()
         config._attn_implementation = attention.NAME
         return config

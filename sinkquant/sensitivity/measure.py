@@ -46,7 +46,7 @@ def measure(
 
     (expected,) = Walk(model, roles, ids, tokens=ids.numel()).run(keep)
     found: dict[str, float] = {}
-    with own_attention(model), torch.no_grad():
+    with own_attention(model, roles.attends), torch.no_grad():
         for run in runs:
             ends = []
             for site in run.roles.sites:

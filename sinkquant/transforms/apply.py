@@ -46,4 +46,4 @@ def fused_steps(model: nn.Module, roles: Roles, rotations: Rotations) -> Iterato
 def _rotate_all_values(model: nn.Module, roles: Roles, rotations: Rotations) -> None:
     for index, block in enumerate(roles.blocks):
         if block.name in rotations.values and block.attention is not None:
-            rotate_values(model, block.attention, Rotation(block.attention.head_dim, rotations.seed + 1 + index))
+            rotate_values(model, block.attention, Rotation(block.attention.value_dim, rotations.seed + 1 + index))

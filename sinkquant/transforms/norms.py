@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sinkquant.models.roles import Norm, NormKind, Roles
+from sinkquant.models.norm import clear, gain
+from sinkquant.models.roles import Norm, Roles
 
 ROWS = 8192  # rows scaled at a time: a head is as large as many blocks
-
-
-def gain(module: nn.Module, kind: NormKind) -> Tensor:
-    """What the norm multiplies its normalised input by, (width,) float64: γ, or 1 + γ for offset norms."""
-    weight = module.weight.detach().double()  # type: ignore[union-attr, operator]
-    return 1 + weight if kind is NormKind.RMS_OFFSET else weight
-
-
-def clear(module: nn.Module, kind: NormKind) -> None:
-    """Make the norm multiply by one."""
-    with torch.no_grad():
-        module.weight.fill_(0.0 if kind is NormKind.RMS_OFFSET else 1.0)  # type: ignore[union-attr, operator]
 
 
 def fold_norm(model: nn.Module, norm: Norm, readers: tuple[str, ...]) -> None:

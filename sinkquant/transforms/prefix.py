@@ -16,6 +16,8 @@ from sinkquant.models.roles import Roles
 
 def refuse_prefix(roles: Roles) -> str | None:
     """Why this model cannot have a prefix, or None."""
+    if not roles.attends:
+        return "the attention of this architecture is computed elsewhere than in transformers' attention interface"
     if roles.rope == "none":
         return "the model has no rotary positions, so a prefix would shift the text's positions"
     if roles.rope == "dynamic":

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from sinkquant.calibration.walk import Walk
 from sinkquant.models.head import ROWS, Head
 from sinkquant.models.roles import Roles
-from sinkquant.models.trace import first_tensor
+from sinkquant.models.stream import Arguments, Stream
 from sinkquant.recipes.schema import Tuning
 from sinkquant.tuning.knobs import Knob, block_knobs, write_back
 
@@ -43,6 +43,7 @@ class Distillation:
         """`targets`: what the last block gave before rounding, (B, T, D) for every batch of `walk`."""
         self.walk, self.targets = walk, targets
         self.blocks = [model.get_submodule(block.name) for block in roles.blocks]
+        self.streams = [block.stream for block in roles.blocks]
         self.knobs = [block_knobs(block) for block in self.blocks]
         self.head = Head(model, roles)
 
@@ -50,7 +51,7 @@ class Distillation:
         """Mean KL in nats a token on one batch; where gradients are on, those of all turns are added up."""
         hidden = self.walk.inputs[batch].detach()
         for index, (block, knobs) in enumerate(zip(self.blocks, self.knobs, strict=True)):
-            hidden = self._block(block, knobs, hidden, self.walk.arguments(index)[batch])
+            hidden = self._block(block, knobs, hidden, self.walk.arguments(index)[batch], self.streams[index])
         rows, target = hidden.flatten(0, 1), self.targets[batch].flatten(0, 1)
         end, total = rows.detach().requires_grad_(), 0.0
         # Some rows at a time, backwards at once: their logits need neither be kept nor computed again.
@@ -63,12 +64,12 @@ class Distillation:
             rows.backward(end.grad)  # type: ignore[no-untyped-call]
         return total
 
-    def _block(self, block: nn.Module, knobs: list[Knob], hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
+    def _block(
+        self, block: nn.Module, knobs: list[Knob], hidden: Tensor, arguments: Arguments, stream: Stream
+    ) -> Tensor:
         def forward(x: Tensor, *turns: Tensor) -> Tensor:
             values = {knob.name: knob.value(turn) for knob, turn in zip(knobs, turns, strict=True)}
-            output = first_tensor(functional_call(block, values, (x,), arguments))
-            assert output is not None
-            return output
+            return stream.given(functional_call(block, values, *stream.call(arguments, x)))
 
         return checkpoint(forward, hidden, *(knob.turn for knob in knobs), use_reentrant=False)
 
