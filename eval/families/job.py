@@ -76,11 +76,12 @@ def detect_step(row: Row, source: Path, model: Any, begun: Tensor) -> None:
     """The report, and whether it was made on the model's own forward pass."""
     import sinkquant
     from sinkquant.models.attention import own_attention
+    from sinkquant.models.trace import trace_roles
 
     report = sinkquant.detect(source, calibration=str(source.parent / "text.txt"), bos="always")
     row |= {"verdict": [str(v) for v in report.verdict], "prefix": list(report.prefix.ids)}
     plain = logits(model, begun)
-    with own_attention(model):
+    with own_attention(model, trace_roles(model).attends):
         row["error"] = relative(logits(model, begun), plain)
     if not row["error"] <= UNFAITHFUL:
         row |= {"status": "wrong", "says": "the report was made on another forward pass than the model's own"}

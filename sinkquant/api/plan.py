@@ -44,10 +44,11 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
     if roles.head is not None and (not roles.tied or rotations.stream or recipe.weights.head_bits < 16):
         bits[roles.head] = recipe.weights.head_bits
     cache = recipe.kv_cache
-    without = sum(block.attention is None for block in roles.blocks)
-    if cache.bits < 16 and without:
-        kept = len(roles.blocks) - without
-        notes.append(f"keys and values are rounded in {kept} of {len(roles.blocks)} blocks, which alone have them" if roles.attends else f"keys and values stay in full precision: {no_attention(roles)}")
+    kept = sum(block.attention is not None for block in roles.blocks)
+    if cache.bits < 16 and not kept:
+        notes.append(f"keys and values stay in full precision: {no_attention(roles)}")
+    elif cache.bits < 16 and kept < len(roles.blocks):
+        notes.append(f"keys and values are rounded in {kept} of {len(roles.blocks)} blocks")
     kv = KVScheme(cache.bits, cache.recent, rotations.keys and not cache.balance, balance=cache.balance)
     size = _size(bits, shapes, linears) + _spendable(recipe, shapes, linears)
     return Plan(recipe, prefix, rotations, linears, kv, bits, size, tuple(dict.fromkeys(notes)))

@@ -92,7 +92,7 @@ class Block:
     down: str | None
     up: str | None = None  # the linear whose output is a factor of the down projection's input
     unexplained: tuple[str, ...] = ()
-    stream: Stream = Stream()
+    stream: Stream = field(default_factory=Stream)
 
     @property
     def linears(self) -> tuple[str, ...]:

@@ -107,14 +107,17 @@ def _stack(model: nn.Module, trace: Trace) -> tuple[str, dict[str, Stream]]:
             several = True
             continue
         steps = [found for found in links if found is not None] or [Stream()]
-        if any(carried(trace.of(a).result, trace.of(b).arguments, s) for (a, b), s in zip(pairwise(names), steps)):
+        hand_overs = zip(pairwise(names), steps, strict=False)  # a single block hands nothing on
+        if any(carried(trace.of(a).result, trace.of(b).arguments, step) for (a, b), step in hand_overs):
             raise SinkquantError(
                 f"{type(model).__name__}: its blocks hand on more than the residual stream, which is not supported yet."
             )
         best = list_name, _streams(trace, names, steps)
     if not best[1]:
-        reason = "its blocks run more than once in a pass" if several else (
-            "no list of blocks was found that take the residual stream one from the other"
+        reason = (
+            "its blocks run more than once in a pass"
+            if several
+            else ("no list of blocks was found that take the residual stream one from the other")
         )
         raise SinkquantError(f"{type(model).__name__}: {reason}; this architecture is not supported yet.")
     return best

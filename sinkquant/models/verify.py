@@ -74,9 +74,8 @@ def _plain_values(replay: Replay, blocks: Blocks) -> Blocks:
 
 def _tell_queries(replay: Replay, blocks: Blocks) -> Blocks:
     """With as many key heads as query heads, widths do not tell them apart: change one linear and see what moves."""
-    unsure = {
-        b.name: b.attention for b in blocks if b.attention and b.attention.key and b.attention.heads == b.attention.kv_heads
-    }
+    found = {block.name: block.attention for block in blocks if block.attention is not None and block.attention.key}
+    unsure = {name: attention for name, attention in found.items() if attention.heads == attention.kv_heads}
     if not unsure:
         return blocks
     calls = replay.calls({n: Changes(outputs={str(a.key): lambda x: 2 * x}) for n, a in unsure.items()})
@@ -127,7 +126,8 @@ def rotates(model: nn.Module, trace: Trace, roles: Roles) -> bool:
     """
     norms = [
         *(read for block in roles.blocks for read in block.reads),
-        *([(roles.final_norm, (roles.head,))] if roles.final_norm and roles.head else [])]
+        *([(roles.final_norm, (roles.head,))] if roles.final_norm and roles.head else []),
+    ]
     complete = roles.final_norm is not None and roles.head is not None and not roles.sandwiched
     if not complete or any(norm.kind is NormKind.LAYER for norm, _ in norms):
         return False

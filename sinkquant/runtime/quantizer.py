@@ -19,7 +19,7 @@ class SinkquantQuantizer(HfQuantizer):
         """Keys and values go through our attention function, whatever was asked for; if the model's ever do."""
         from sinkquant.models import attention
 
-        if not self.quantization_config.attentions:  # type: ignore[union-attr]
+        if not self.quantization_config.attentions:  # type: ignore[attr-defined]
             return config
         attention.register()
         config._attn_implementation = attention.NAME

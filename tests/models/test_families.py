@@ -45,10 +45,10 @@ FAMILIES = {
     "Llama": Family(rotates=True, up=3),
     "Qwen2": Family({"num_key_value_heads": 4}, rotates=True, up=3),
     "GPTBigCode": Family(GPT | {"multi_query": True}, plain=0),  # mask by position, fused projection
-    "BertLMHead": Family({"is_decoder": True}, plain=3, reads=0),  # norms behind the sublayers
+    "BertLMHead": Family({"is_decoder": True}, plain=0, reads=0),  # norms behind the sublayers
     "XGLM": Family({"d_model": 48, "ffn_dim": 96, "num_layers": 3, "attention_heads": 4}, attends=False, plain=0),
     "Bloom": Family({"n_layer": 3, "n_head": 4}, attends=False, plain=0),  # blocks give tuples
-    "Falcon": Family({"new_decoder_architecture": False}, attends=False, plain=0, reads=1),
+    "Falcon": Family({"head_dim": None}, attends=False, plain=0, reads=1),
     "GPTJ": Family(GPT, attends=False, plain=0, reads=1),
     "Mixtral": Family({"num_local_experts": 4}, reads=1),  # router and experts read the norm too
     "Qwen2Moe": Family(EXPERTS, reads=1, floats=("mlp.shared_expert_gate",)),
@@ -61,7 +61,8 @@ CLASSES = {"BertLMHead": "BertLMHeadModel", "Qwen3_5Text": "Qwen3_5ForCausalLM"}
 def make(family: str, **more: Any) -> Any:
     torch.manual_seed(0)
     name = family.removesuffix("LMHead")
-    config = getattr(transformers, f"{name}Config")(**(SIZES | FAMILIES[family].sizes | more))
+    sizes = {key: size for key, size in (SIZES | FAMILIES[family].sizes | more).items() if size is not None}
+    config = getattr(transformers, f"{name}Config")(**sizes)
     model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
     with torch.no_grad():
         for tensor in model.parameters():  # norms and biases that do something
@@ -89,7 +90,11 @@ def test_roles(family: str, traced: dict[str, tuple[Any, Roles]]) -> None:
     assert {len(block.reads) for block in blocks} == {expected.reads}
     assert sum(block.attention is not None and block.attention.plain for block in blocks) == expected.plain
     assert sum(block.up is not None for block in blocks) == expected.up
-    names = {f"{blocks[-1].name}.{n}" for n, m in model.get_submodule(blocks[-1].name).named_modules() if type(m) is nn.Linear}
+    names = {
+        f"{blocks[-1].name}.{n}"
+        for n, m in model.get_submodule(blocks[-1].name).named_modules()
+        if type(m) is nn.Linear
+    }
     assert names - set(blocks[-1].linears) == {f"{blocks[-1].name}.{name}" for name in expected.floats}
 
 
