@@ -41,7 +41,7 @@ def out_of_memory(error: BaseException) -> bool:
 def unknown(kind: str, name: str, options: Iterable[str]) -> UsageError:
     """The error for a name that is not among `options`; offers the nearest one and lists all."""
     listed = sorted(options)
-    near = get_close_matches(name, listed, n=1, cutoff=0.5)
+    near = get_close_matches(str(name), listed, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return UsageError(f"unknown {kind} {name!r}: {hint}choose one of {', '.join(listed)}.")
 

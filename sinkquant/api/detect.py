@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from sinkquant.api.arguments import checked
 from sinkquant.calibration.bos import bos_policy
 from sinkquant.calibration.data import load_calibration, token_batches
+from sinkquant.errors import UsageError
 from sinkquant.models.finite import check_finite
 from sinkquant.models.load import load_model, load_tokenizer
 from sinkquant.models.roles import Roles
@@ -22,29 +26,35 @@ from sinkquant.sinks.report import SinkReport
 Progress = Callable[[int, int], None]
 LENGTH = 256  # tokens a detection window: sinks show in the first few, and attention costs the square
 WINDOWS, HELD_OUT = 8, 4
+MOST = 16  # tokens of a prefix
 
 
+@checked
 def detect(
     model: str | Path | Any,
     *,
     tokenizer: Any = None,
-    calibration: str = "python-docs",
+    calibration: str | Path = "python-docs",
     bos: str = "auto",
     max_prefix: int = 4,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> SinkReport:
     """The SinkReport of a model (folder, hub id, .gguf, package:NAME, or a loaded model with its tokenizer)."""
-    if isinstance(model, str | Path):
-        source = resolve(model)
+    if not 1 <= max_prefix <= MOST:
+        raise UsageError(f"max_prefix is {max_prefix} but must be 1 to {MOST}.")
+    if isinstance(model, str | os.PathLike):
+        source = resolve(model)  # type: ignore[arg-type]
         label = source.label
         tokenizer = load_tokenizer(source, trust_remote_code)
         network = load_model(source, dtype=torch.float32, trust_remote_code=trust_remote_code)
         check_finite(network)
     else:
+        if not isinstance(model, PreTrainedModel) or not callable(tokenizer):
+            raise UsageError("detect takes a path, a name, or a transformers model together with its tokenizer=….")
         network, label = model, type(model).__name__
     text = load_calibration(
-        calibration, tokenizer, sequences=WINDOWS + HELD_OUT, length=LENGTH, seed=0, bos=False, model=network
+        str(calibration), tokenizer, sequences=WINDOWS + HELD_OUT, length=LENGTH, seed=0, bos=False, model=network
     )
     ids = text.ids
     spare = min(HELD_OUT, len(ids) // 2)

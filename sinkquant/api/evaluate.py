@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from sinkquant.api.arguments import checked
 from sinkquant.api.load import load
 from sinkquant.calibration.bos import bos_policy
 from sinkquant.calibration.sources import open_text
@@ -18,11 +19,12 @@ from sinkquant.models.load import load_model, load_tokenizer
 from sinkquant.models.source import resolve
 
 
+@checked
 def evaluate(
     path: str | Path,
     *,
     baseline: str | Path,
-    text: str | None = None,
+    text: str | Path | None = None,
     window: int = 2048,
     max_tokens: int | None = 8192,
     bos: str = "auto",
@@ -40,7 +42,7 @@ def evaluate(
     adds = bos_policy(bos, tokenizer)
     begin = tokenizer.bos_token_id if adds else None
     carried = begin is not None and begin in manifest["prefix"]
-    content, label = _text(text, tokenizer)
+    content, label = _text(None if text is None else str(text), tokenizer)
     extra = 1 if begin is not None else 0
     ours = text_windows(content, tokenizer, window=window, max_tokens=max_tokens)
     theirs = text_windows(content, tokenizer, window=window + extra, max_tokens=max_tokens, bos_id=begin)

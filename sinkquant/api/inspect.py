@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sinkquant.api.arguments import checked
 from sinkquant.checkpoint.inspection import Inspection, inspect_folder
 from sinkquant.errors import UsageError
 
 
+@checked
 def inspect(path: str | Path) -> Inspection:
     """Schemes, bits, prefix, rotations, float leftovers and runtimes of the checkpoint at `path`; checksums verified.
 

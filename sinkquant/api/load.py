@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from sinkquant.api.arguments import checked, float_dtype
 from sinkquant.checkpoint.manifest import read_manifest, verify
 from sinkquant.errors import SinkquantError, unknown
 from sinkquant.models.load import quiet
@@ -22,6 +23,7 @@ from sinkquant.runtime.register import register_config, register_runtime
 EXECUTIONS = ("reference", "auto")
 
 
+@checked
 def load(
     path: str | Path,
     *,
@@ -49,6 +51,7 @@ def load(
         raise SinkquantError(f"{folder} is no folder: give the folder that sinkquant quantize wrote.")
     if execution not in EXECUTIONS:
         raise unknown("execution", execution, EXECUTIONS)
+    float_dtype(dtype)
     manifest = read_manifest(folder)
     register_config()
     register_runtime()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sinkquant.api.arguments import checked
 from sinkquant.api.blocks import quantize_blocks
 from sinkquant.api.budget import spend_budget
 from sinkquant.api.detect import detect_loaded
@@ -28,7 +29,7 @@ from sinkquant.checkpoint.manifest import amend_manifest
 from sinkquant.checkpoint.resume import Unfinished
 from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.evaluation.probe import probe_ids, take_probe
-from sinkquant.evaluation.score import evaluate_one
+from sinkquant.evaluation.score import RESULT, evaluate_one
 from sinkquant.evaluation.versions import code_digest, versions
 from sinkquant.models.experts import refuse_float_experts
 from sinkquant.models.fingerprint import fingerprint
@@ -83,6 +84,7 @@ class Options:
     planned: Callable[[Plan, Estimate], None] | None = None
 
 
+@checked
 def quantize(
     model: str | Path,
     *,
@@ -91,7 +93,7 @@ def quantize(
     target: str | None = None,
     output: str | Path | None = None,
     overrides: Sequence[str] = (),
-    calibration: str | None = None,
+    calibration: str | Path | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     trust_remote_code: bool = False,
@@ -107,7 +109,8 @@ def quantize(
     refuse_both(recipe, bits, target)
     if output is None and not dry_run:
         raise UsageError("no output folder is named: pass output=… or -o FOLDER.")
-    options = Options(None, calibration, dry_run, trust_remote_code, progress, planned)
+    text = None if calibration is None else str(calibration)
+    options = Options(None, text, dry_run, trust_remote_code, progress, planned)
     named = None
     if recipe is not None:
         named = overridden(recipe, overrides) if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
@@ -229,7 +232,7 @@ def run(
         reloaded = load(target, dtype=torch.float32)
         if not torch.equal(padded_logits(reloaded, rows, mask), expected):
             raise SinkquantError("the written checkpoint does not give the logits of the model in memory; report this.")
-        outcome = evaluate_one(reloaded, held_ids, scored=_scored(begins is not None))
+        outcome = evaluate_one(reloaded, held_ids, scored=_scored(begins is not None), who=RESULT)
         figures |= {
             "baseline_perplexity": baseline.perplexity, "result_perplexity": outcome.perplexity,
             "tokens": outcome.tokens, "text": "held-out part of the calibration text",

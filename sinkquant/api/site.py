@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sinkquant.api.plan import Plan
 from sinkquant.calibration.walk import BlockRun, capture_inputs
+from sinkquant.errors import SinkquantError
 from sinkquant.models.roles import Site
 from sinkquant.quantization.activations import dynamic_clip, static_range, token_ranges
 from sinkquant.quantization.grid import fake_quantize
@@ -42,7 +43,10 @@ def quantize_site(model: nn.Module, run: BlockRun, site: Site, plan: Plan, thres
         own = replace(plan.linears[name], activation=activation)
         codes = None
         if own.weight is not None:
-            codes = work.method.round(linear.weight, own.weight, values, plan.recipe.weights)  # type: ignore[arg-type]
+            try:
+                codes = work.method.round(linear.weight, own.weight, values, plan.recipe.weights)  # type: ignore[arg-type]
+            except ValueError as error:
+                raise SinkquantError(f"{name} cannot be rounded: {error}.") from error
         replace_module(model, name, QuantizedLinear.from_linear(linear, own, codes, input_range, offset))  # type: ignore[arg-type]
 
 

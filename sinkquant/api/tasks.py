@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from sinkquant.api.arguments import checked
 from sinkquant.api.load import load
 from sinkquant.calibration.bos import bos_policy
 from sinkquant.checkpoint.manifest import read_manifest
@@ -46,6 +47,7 @@ class TaskComparison:
     versions: dict[str, str]
 
 
+@checked
 def evaluate_tasks(
     path: str | Path,
     *,

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from sinkquant.api.arguments import checked
 from sinkquant.checkpoint.manifest import verify as verify_files
 from sinkquant.errors import SinkquantError, UsageError, unknown
 from sinkquant.evaluation.probe import Difference, compare_probes
@@ -28,6 +29,7 @@ class Verification:
     difference: Difference
 
 
+@checked
 def verify(path: str | Path, *, runtime: str = "transformers") -> Verification:
     """Check all checksums, load the checkpoint in a new process and compare its probe with the manifest's.
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from sinkquant.errors import UsageError
 from sinkquant.evaluation.score import (
+    RESULT,
     Progress,
     chunk_rows,
     head_is_separate,
@@ -91,7 +92,7 @@ def compare(
             for part, p, q in zip(targets, p_chunks, q_chunks, strict=True):
                 sums += _chunk_sums(p, q.to(p.device), part)
             require_finite(float(sums[0]), "the baseline", index)
-            require_finite(float(sums[1:].sum()), "the result", index)
+            require_finite(float(sums[1:].sum()), RESULT, index)
             if progress is not None:
                 progress(index + 1, len(windows_baseline))
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from sinkquant.errors import SinkquantError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -77,8 +79,18 @@ def take_probe(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, Any]:
 
 
 def compare_probes(stored: Mapping[str, Any], measured: Mapping[str, Any]) -> Difference:
-    """A measurement against the stored one of the same tokens; engines that keep their logits give no digest."""
-    changes = [b - a for a, b in zip(stored["nll"], measured["nll"], strict=True)]
+    """A measurement against the stored one of the same tokens; engines that keep their logits give no digest.
+
+    Raises SinkquantError where either holds no losses, losses that are not finite, or another number of them.
+    """
+    losses = {"the manifest": stored["nll"], "the runtime": measured["nll"]}
+    for who, values in losses.items():
+        if len(values) < 2 or len(values) != len(stored["nll"]) or not all(map(math.isfinite, values)):
+            raise SinkquantError(
+                f"{who} has no finite loss for every token of the probe, so there is nothing to compare: "
+                "quantize the model again."
+            )
+    changes = [b - a for a, b in zip(*losses.values(), strict=True)]
     sizes, error = [abs(change) for change in changes], stdev(changes) / math.sqrt(len(changes))
     digest = measured.get("logits")
     return Difference(

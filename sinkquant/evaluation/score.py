@@ -15,6 +15,9 @@ from sinkquant.errors import SinkquantError, UsageError
 CHUNK_ELEMENTS = 2**24
 """Size of one chunk of log-probabilities (positions by vocabulary): 64 MiB in float32."""
 
+RESULT = "the result"
+"""What messages call a quantized model."""
+
 Progress = Callable[[int, int], None]
 """Called as `progress(done, total)` after every window."""
 
@@ -45,10 +48,12 @@ def evaluate_one(
     *,
     scored: slice = slice(1, None),
     progress: Progress | None = None,
+    who: str = "the model",
 ) -> Score:
     """Score one model on windows (N, T) of token ids, every window on its own.
 
     `scored` selects the positions whose tokens count; it starts at 1 or later, since nothing predicts the first token.
+    `who` is what a message calls the model.
     Errors: `UsageError` for an empty or impossible `scored`, `SinkquantError` where the model's output is not finite.
     """
     first, last = scored_range(scored, windows.shape[1])
@@ -60,7 +65,7 @@ def evaluate_one(
             float(target_nll(logprobs, targets).sum())
             for logprobs, targets in zip(chunks, ids[first:last].split(chunk), strict=True)
         )
-        require_finite(loss, "the model", index)
+        require_finite(loss, who, index)
         total += loss
         if progress is not None:
             progress(index + 1, len(windows))
@@ -138,8 +143,10 @@ def scored_range(scored: slice, width: int) -> tuple[int, int]:
 
 
 def require_finite(loss: float, who: str, window: int) -> None:
+    """Raise SinkquantError for a loss that is not finite; `who`: RESULT, or a model that was not quantized."""
     if not math.isfinite(loss):
-        raise SinkquantError(
-            f"{who} gives logits that are not finite in window {window + 1}: load it in float32, or quantize it again "
-            "with more bits."
-        )
+        remedy = (
+            "quantize it again with more bits" if who == RESULT
+            else "its weights or its config.json are damaged, or this text is beyond it; get a clean copy of the model"
+        )  # fmt: skip
+        raise SinkquantError(f"{who} gives logits that are not finite in window {window + 1} of the text: {remedy}.")

@@ -38,7 +38,9 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
             upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
             if not failed:
                 return upper
-    raise ValueError("the Hessian is not positive definite even with heavy damping")
+    if not diagonal.isfinite().all():
+        raise ValueError("its inputs are not finite on this text, take other text with --calibration")
+    raise ValueError("its Hessian has no inverse, set a larger weights.damping, for example 0.01")
 
 
 def gptq(

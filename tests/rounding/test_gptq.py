@@ -50,3 +50,9 @@ def test_inputs_that_never_occur_do_no_harm() -> None:
     weight, hessian = problem()
     hessian[3], hessian[:, 3] = 0, 0
     assert torch.isfinite(gptq(weight, hessian, WeightScheme(4)).dequantized()).all()
+
+
+@pytest.mark.parametrize(("value", "said"), [(float("nan"), "not finite on this text"), (float("inf"), "not finite")])
+def test_a_hessian_of_inputs_that_are_not_finite_is_named(value: float, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        inverse_factor(torch.eye(4).fill_diagonal_(value), 0.01)
