@@ -23,9 +23,9 @@ def one_sentence() -> Iterator[None]:
     """Turn every error into one sentence on stderr; the traceback of an unexpected one goes to a file."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         say("interrupted: run the same command again to go on", error=True)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(getattr(interrupt, "exit_code", INTERRUPTED)) from None
     except SinkquantError as error:
         raise _exit(str(error), error.exit_code) from None
     except (typer.Exit, typer.Abort, BrokenPipeError):

@@ -19,6 +19,7 @@ from sinkquant.cli.failures import INTERRUPTED, one_sentence
 from sinkquant.cli.inspect import inspect
 from sinkquant.cli.quantize import quantize
 from sinkquant.cli.recipes import recipes
+from sinkquant.cli.signals import signals_end_like_ctrl_c
 from sinkquant.cli.verify import verify
 
 
@@ -32,7 +33,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
-        with one_sentence():
+        with one_sentence(), signals_end_like_ctrl_c():
             return super().invoke(ctx)
 
 
