@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from sinkquant.api.arguments import checked
 from sinkquant.calibration.bos import bos_policy
 from sinkquant.calibration.data import load_calibration, token_batches
+from sinkquant.calibration.fit import check_text, longest_text
 from sinkquant.errors import UsageError
 from sinkquant.models.finite import check_finite
 from sinkquant.models.load import load_model, load_tokenizer
@@ -53,13 +54,17 @@ def detect(
         if not isinstance(model, PreTrainedModel) or not callable(tokenizer):
             raise UsageError("detect takes a path, a name, or a transformers model together with its tokenizer=….")
         network, label = model, type(model).__name__
+    roles = trace_roles(network)
+    longest = longest_text(network, roles, 1 + max_prefix)
+    length = LENGTH if longest is None else min(LENGTH, longest)
     text = load_calibration(
-        str(calibration), tokenizer, sequences=WINDOWS + HELD_OUT, length=LENGTH, seed=0, bos=False, model=network
+        str(calibration), tokenizer, sequences=WINDOWS + HELD_OUT, length=length, seed=0, bos=False, model=network
     )
     ids = text.ids
+    check_text(ids, network, str(calibration))
     spare = min(HELD_OUT, len(ids) // 2)
     return detect_loaded(
-        network, trace_roles(network), tokenizer, ids[: len(ids) - spare], ids[len(ids) - spare :] if spare else ids,
+        network, roles, tokenizer, ids[: len(ids) - spare], ids[len(ids) - spare :] if spare else ids,
         bos=bos_policy(bos, tokenizer), label=label, max_prefix=max_prefix, progress=progress,
     )  # fmt: skip
 

@@ -10,9 +10,9 @@ import torch
 from sinkquant.api.arguments import checked
 from sinkquant.api.load import load
 from sinkquant.calibration.bos import bos_policy
+from sinkquant.calibration.fit import check_text
 from sinkquant.calibration.sources import open_text
 from sinkquant.checkpoint.manifest import read_manifest
-from sinkquant.errors import UsageError
 from sinkquant.evaluation.compare import Comparison, compare
 from sinkquant.evaluation.windows import text_windows
 from sinkquant.models.load import load_model, load_tokenizer
@@ -33,8 +33,9 @@ def evaluate(
 ) -> Comparison:
     """Perplexity of both, mean KL and top-1 agreement over `max_tokens` text tokens in windows of `window`.
 
-    `text` is a file (default: documentation of the running Python that calibration does not use). The baseline sees
-    BOS in context where the policy adds one; the result carries it as its prefix or sees it in context as well.
+    `text` is a source as `quantize` takes them (default: documentation of the running Python that calibration does not
+    use). The baseline sees BOS in context where the policy adds one; the result carries it as its prefix or sees it in
+    context as well.
     """
     source = resolve(baseline)
     tokenizer = load_tokenizer(source, trust_remote_code)
@@ -48,6 +49,7 @@ def evaluate(
     theirs = text_windows(content, tokenizer, window=window + extra, max_tokens=max_tokens, bos_id=begin)
     result = load(path, dtype=torch.float32)
     reference = load_model(source, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    check_text(theirs, reference, label)
     return compare(
         reference, result, theirs, ours if carried else theirs, text=label, progress=progress,
         bos_baseline="in context" if adds else "none",
@@ -60,6 +62,4 @@ def _text(path: str | None, tokenizer: object) -> tuple[str, str]:
         from sinkquant.calibration.python_docs import python_docs
 
         return "\n\n".join(python_docs(split="evaluation")), "python-docs (evaluation part)"
-    if not Path(path).is_file():
-        raise UsageError(f"{path} is no text file: pass the path of one with --text.")
     return "".join(open_text(path, tokenizer, 0)), Path(path).name  # type: ignore[arg-type]

@@ -20,10 +20,11 @@ from sinkquant.api.export import export
 from sinkquant.api.load import load
 from sinkquant.api.plan import Plan, make_plan, refuse_plan
 from sinkquant.api.stages import Progress, Stages, peak_memory
+from sinkquant.api.texts import prefix_of, read_texts, with_bos
 from sinkquant.api.transform import check_batch, padded_logits, transform
 from sinkquant.api.tune import pieces, targets, tune
 from sinkquant.calibration.bos import bos_policy
-from sinkquant.calibration.data import TokenBatches, load_calibration, token_batches
+from sinkquant.calibration.data import token_batches
 from sinkquant.checkpoint.folder import check_space, claim
 from sinkquant.checkpoint.manifest import amend_manifest
 from sinkquant.checkpoint.resume import Unfinished
@@ -52,7 +53,6 @@ from sinkquant.transforms.prefix import refuse_prefix
 if TYPE_CHECKING:  # it builds on this file
     from sinkquant.api.choose import Choice
 
-HELD_OUT = 2  # sequences behind the calibration text that the proof is measured on
 DEFAULT_THRESHOLD = 64.0  # without a report: the ratio that PrefixQuant (arXiv 2410.05265) calls an outlier token
 
 
@@ -159,7 +159,8 @@ def run(
         if revise is None:
             refuse_float_experts(chosen.target, network.config)
         bos = bos_policy(chosen.calibration.bos, tokenizer)
-        text, held_out = _texts(chosen, calibration, tokenizer, network)
+        texts = read_texts(chosen, calibration, tokenizer, network, roles, bos)
+        text, held_out = texts.calibration, texts.held_out
     report = None
     with stages("detect", steps=True):
         if chosen.sinks.prefix == "auto" or chosen.sinks.exclude:
@@ -171,10 +172,10 @@ def run(
     if revise is not None:
         chosen, *why = revise(report)
         refuse_float_experts(chosen.target, network.config)
-    prefix = _prefix(chosen, report)
+    prefix = prefix_of(chosen, report)
     shapes = _shapes(network, roles)
     plan = make_plan(chosen, prefix, roles, shapes, refuse_prefix(roles))
-    plan = replace(plan, notes=(*why, *plan.notes))
+    plan = replace(plan, notes=(*why, *texts.notes, *plan.notes))
     if options.planned is not None:
         options.planned(plan, estimate(plan, shapes, text.numel()))
     if dry_run or target is None:
@@ -182,20 +183,20 @@ def run(
     check_space(target, plan.bytes)
 
     begins = tokenizer.bos_token_id if bos and tokenizer.bos_token_id not in plan.prefix else None
+    ids, held_ids = (with_bos(part, begins) for part in (text, held_out))
     with stages("baseline"):
         baseline = evaluate_one(
             network, with_bos(held_out, tokenizer.bos_token_id if bos else None), scored=_scored(bos)
         )
     with stages("transform"):
         threshold = report.threshold if report is not None else DEFAULT_THRESHOLD
-        exactness = transform(network, roles, plan, text, threshold)
+        exactness = transform(network, roles, plan, ids, threshold)
     facts = {
         "recipe": chosen.model_dump(mode="json"), "recipe_digest": chosen.digest(), "model": source.label,
         "model_fingerprint": fingerprint(source), "prefix": list(plan.prefix), "bos": bos,
         "report": report.model_dump(mode="json") if report else None, "notes": list(plan.notes),
         "rotations": vars(plan.rotations),
     }  # fmt: skip
-    ids, held_ids = (with_bos(part, begins) for part in (text, held_out))
     figures: dict[str, Any] = {"transform_error": exactness}
     store = stores.open(_identity(facts, ids, threshold, network))
     if chosen.weights.budget is not None:
@@ -225,7 +226,7 @@ def run(
     with stages("export"):
         export(network, roles, plan, source, target, facts, figures)
     with stages("prove"):
-        rows, mask = check_batch(text, 0)
+        rows, mask = check_batch(ids, 0)
         expected = padded_logits(network, rows, mask)
         del network
         gc.collect()
@@ -253,34 +254,9 @@ def _identity(facts: dict[str, Any], ids: Tensor, threshold: float, model: nn.Mo
     }  # fmt: skip
 
 
-def _texts(recipe: Recipe, source: str | None, tokenizer: Any, model: Any) -> tuple[Tensor, Tensor]:
-    """Calibration sequences, and as many tokens behind them as the proof needs; both without BOS."""
-    spec = recipe.calibration
-    got: TokenBatches = load_calibration(
-        source or spec.source, tokenizer, sequences=spec.sequences + HELD_OUT, length=spec.length, seed=spec.seed,
-        bos=False, model=model,
-    )  # fmt: skip
-    spare = min(HELD_OUT, max(1, len(got.ids) - 1))
-    return (got.ids[:-spare], got.ids[-spare:]) if len(got.ids) > 1 else (got.ids, got.ids)
-
-
-def with_bos(ids: Tensor, bos: int | None) -> Tensor:
-    """`ids` (N, T), or (N, T + 1) with BOS in front."""
-    return ids if bos is None else torch.cat([torch.full((len(ids), 1), bos), ids], dim=1)
-
-
 def _scored(bos: bool) -> slice:
     """The same text tokens with and without BOS: the first text token is never scored."""
     return slice(2, None) if bos else slice(1, None)
-
-
-def _prefix(recipe: Recipe, report: SinkReport | None) -> tuple[int, ...]:
-    if recipe.sinks.prefix == "none":
-        return ()
-    if recipe.sinks.prefix == "auto":
-        assert report is not None
-        return report.prefix.ids
-    return tuple(recipe.sinks.prefix)
 
 
 def _shapes(model: nn.Module, roles: Roles) -> dict[str, tuple[int, int]]:

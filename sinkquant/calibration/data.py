@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MIN_TOKENS = 32  # below this, ranges and sinks say nothing about the model
-SPREAD = 300_000  # tokens of a long text that the windows are spread over: neighbours tell the same story
+SPREAD = 20  # times the tokens that are wanted are read of a long text: neighbours tell the same story
+MOST = 300_000  # tokens that are read for it at most
 MARGIN = 64  # tokens thrown away where the text was cut
 CHARACTERS_PER_TOKEN = 5  # first guess; more than most tokenizers give on English
 
@@ -38,7 +39,7 @@ class TokenBatches:
     bos: str
     source: str
     digest: str
-    note: str | None = None
+    said: str | None = None
 
 
 def load_calibration(
@@ -50,11 +51,13 @@ def load_calibration(
     seed: int,
     bos: bool,
     model: PreTrainedModel | None = None,
+    column: str | None = None,
 ) -> TokenBatches:
     """Read `source` (see `sources.open_text`, or 'self') into up to `sequences` sequences of `length` tokens.
 
-    The text (of a long one, the first 300 000 tokens) is tokenised as a whole, without special tokens, and cut into
-    windows, of which `sequences` are taken at even distances: windows next to each other would all be of one topic.
+    The text (of a long one, the first tokens: 20 times as many as wanted, at most 300 000 unless more are wanted) is
+    tokenised as a whole, without special tokens, and cut into windows, of which `sequences` are taken at even
+    distances: windows next to each other would all be of one topic.
     With `bos` every sequence is BOS and length - 1 text tokens. 'self' needs the model, which writes the text.
 
     Raises UsageError for a text that is empty or too short for one sequence, or for `bos` without a BOS token.
@@ -65,12 +68,16 @@ def load_calibration(
     if source == SELF:
         if model is None:
             raise UsageError("the source 'self' needs a model to write the text: pass the model, or use python-docs.")
+        if column is not None:
+            raise UsageError(f"the source 'self' has no columns, so {column!r} cannot be read: leave the column out.")
         return token_batches(self_generated(model, tokenizer, sequences, length, seed, bos), policy, source)
 
     first = [bos_token_id(tokenizer)] if bos else []
     window = length - len(first)
-    with closing(open_text(source, tokenizer, seed)) as pieces:
-        tokens = first_tokens(pieces, tokenizer, max(sequences * window, SPREAD))
+    wanted = sequences * window
+    with closing(open_text(source, tokenizer, seed, column)) as pieces:
+        tokens = first_tokens(pieces, tokenizer, max(wanted, min(SPREAD * wanted, MOST)))
+        said = pieces.said
     if len(tokens) < max(window, MIN_TOKENS):
         raise UsageError(
             f"the text of {source} has {len(tokens)} tokens, fewer than one sequence of {max(window, MIN_TOKENS)}: "
@@ -80,17 +87,14 @@ def load_calibration(
     found = min(sequences, available)
     starts = [i * available // found * window for i in range(found)]
     rows = [first + tokens[start : start + window] for start in starts]
-    note = None
-    if found < sequences:
-        note = f"{source} holds {len(tokens)} tokens: {found} of {sequences} sequences of {length} tokens are used."
-    return token_batches(torch.tensor(rows), policy, source, note)  # ids: (N, T)
+    return token_batches(torch.tensor(rows), policy, source, said)  # ids: (N, T)
 
 
-def token_batches(ids: Tensor, bos: str, source: str, note: str | None = None) -> TokenBatches:
+def token_batches(ids: Tensor, bos: str, source: str, said: str | None = None) -> TokenBatches:
     """Full sequences `ids` (N, T) int64 as TokenBatches, with their digest."""
     mask = torch.ones_like(ids, dtype=torch.bool)
     content = sha256(str(tuple(ids.shape)).encode() + ids.numpy().tobytes() + mask.numpy().tobytes())
-    return TokenBatches(ids, mask, bos, source, f"sha256:{content.hexdigest()}", note)
+    return TokenBatches(ids, mask, bos, source, f"sha256:{content.hexdigest()}", said)
 
 
 def first_tokens(pieces: Iterator[str], tokenizer: PreTrainedTokenizerBase, count: int) -> list[int]:

@@ -1,101 +1,121 @@
 """Where text comes from: a file, a data set or a named source becomes an iterator of strings.
 
-Joined together, the strings of a source are its text: a text file yields its lines; the rows of a data set, a .jsonl or
-a .parquet file yield documents, each followed by a blank line.
+Joined together, the strings of a source are its text: a text file yields its lines; the rows of a file or of a data set
+yield documents, each followed by a blank line.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from sinkquant.calibration import files
+from sinkquant.calibration.documents import Documents
+from sinkquant.calibration.language import checked
 from sinkquant.calibration.python_docs import python_docs
 from sinkquant.errors import SinkquantError, UsageError, unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Text = Generator[str, None, None]
-
 SELF = "self"  # written by the model, see selfwrite.py: it yields ids, so data.py treats it apart
-NAMED: Mapping[str, Callable[[], Text]] = MappingProxyType(
+NAMED: Mapping[str, Callable[[], Generator[str, None, None]]] = MappingProxyType(
     {"python-docs": python_docs, "python-docs:evaluation": partial(python_docs, "evaluation")}
 )
-TEXT_SUFFIXES = (".txt", ".md", ".raw")
-SUFFIXES = (*TEXT_SUFFIXES, ".jsonl", ".parquet")
 DATASETS = "datasets:"
+DATASET_FORM = "datasets:NAME[:CONFIG[:SPLIT[:COLUMN]]]"
 
 
-def open_text(spec: str, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> Text:
-    """The text of `spec`: a name in `NAMED`, a file with one of `SUFFIXES`, or datasets:NAME[:CONFIG[:SPLIT]].
+class Text:
+    """An iterator over the pieces of a text. Close it when enough is read."""
 
-    The seed shuffles the documents of a data set; files and named sources keep their order. The tokenizer gives the
-    chat template for `messages`. Close the iterator when enough is read.
+    def __init__(self, pieces: Generator[str, None, None], documents: Documents | None = None) -> None:
+        self._pieces, self._documents = pieces, documents
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Read no more, and let go of the file."""
+        self._pieces.close()
+        self._documents = None
+
+    @property
+    def said(self) -> str | None:
+        """Which columns and how many texts were read until now, as a clause; None where there are no columns."""
+        return None if self._documents is None else self._documents.said
+
+
+def open_text(spec: str, tokenizer: PreTrainedTokenizerBase, seed: int = 0, column: str | None = None) -> Text:
+    """The text of `spec`: a name in `NAMED`, a file with one of `files.SUFFIXES`, or a data set, see `DATASET_FORM`.
+
+    A file with rows may be followed by a colon and the name of the column to read, which wins over `column`; a file
+    whose name has a colon in it wins over both. The seed shuffles the documents of a data set; files and named sources
+    keep their order. The tokenizer gives the chat template for conversations.
 
     Raises UsageError for an unknown source or unreadable content, SinkquantError for a data set that does not stream.
     """
     if spec in NAMED:
-        return NAMED[spec]()
+        _no_column(spec, column)
+        return Text(NAMED[spec]())
     if spec.startswith(DATASETS):
-        return _documents(_dataset_rows(spec, seed), spec, tokenizer)
+        rows, own = _dataset(spec, seed)
+        return _rows(Documents(rows, spec, tokenizer, own or column, "datasets:NAME:CONFIG:SPLIT:COLUMN"), spec)
+    path, own = _file(spec)
+    column = own or column
+    if files.is_text(path):
+        _no_column(str(path), column)
+        return Text(checked(files.lines(path), lambda: str(path), "give a file with text"))
+    return _rows(Documents(files.rows(path), str(path), tokenizer, column), str(path))
+
+
+def _rows(documents: Documents, source: str) -> Text:
+    remedy = "name the column with the text, as FILE:COLUMN or with calibration.column"
+    return Text(checked(documents, lambda: f"{documents.columns} of {source}", remedy), documents)
+
+
+def _no_column(source: str, column: str | None) -> None:
+    if column is not None:
+        raise UsageError(f"{source} has no columns, so {column!r} cannot be read: leave the column out.")
+
+
+def _file(spec: str) -> tuple[Path, str | None]:
+    """The file that `spec` means, and the column behind it."""
     path = Path(spec).expanduser()
-    if not path.is_file():
-        if path.suffix in SUFFIXES:
-            raise UsageError(f"the text file {spec} does not exist: check the path.")
-        raise unknown("text source", spec, (*NAMED, SELF, f"{DATASETS}NAME", f"a file ({', '.join(SUFFIXES)})"))
-    if path.suffix in TEXT_SUFFIXES:
-        return _lines(path)
-    if path.suffix == ".jsonl":
-        return _documents(_jsonl_rows(path), spec, tokenizer)
-    if path.suffix == ".parquet":
-        return _documents(_parquet_rows(path), spec, tokenizer)
-    raise unknown("kind of text file", path.suffix or path.name, SUFFIXES)
+    if path.is_file():
+        return path, None
+    places = [place for place, letter in enumerate(spec) if letter == ":"]
+    for place in reversed(places):
+        front = Path(spec[:place]).expanduser()
+        if place and front.is_file():
+            if not spec[place + 1 :]:
+                raise UsageError(f"no column is named behind the colon of {spec}: write FILE:COLUMN, or FILE alone.")
+            return front, spec[place + 1 :]
+    if path.is_dir():
+        raise UsageError(f"{spec} is a folder: name a file in it, or read it as a data set with {DATASETS}{spec}.")
+    if path.exists():
+        raise UsageError(f"{spec} is no ordinary file: write its content to one.")
+    if path.suffix.partition(":")[0].lower() in (*files.SUFFIXES, *files.PACKED) or path.is_absolute():
+        raise UsageError(f"the text file {spec} does not exist: check the path.")
+    raise unknown("text source", spec, (*NAMED, SELF, f"{DATASETS}NAME", f"a file ({', '.join(files.SUFFIXES)})"))
 
 
-def _lines(path: Path) -> Text:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            yield from file
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text ({error.reason}): convert it to UTF-8.") from error
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}): check the disk and its permissions.") from error
-
-
-def _jsonl_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"line {number} of {path} is not JSON ({error.msg}): write one object a line.") from error
-        if not isinstance(row, dict):
-            raise UsageError(f"line {number} of {path} is not a JSON object: write one object a line.")
-        yield row
-
-
-def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    # pyarrow, a requirement of `datasets`: its own parquet stream can abort the process at exit (see _dataset_rows).
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
-            yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:  # pyarrow raises either
-        raise UsageError(f"{path} is not a readable parquet file: write or copy it again.") from error
-
-
-def _dataset_rows(spec: str, seed: int) -> Iterator[Mapping[str, Any]]:
-    name, config, split, *rest = [*spec.removeprefix(DATASETS).split(":"), "", ""]
+def _dataset(spec: str, seed: int) -> tuple[Iterator[Mapping[str, Any]], str | None]:
+    """The rows of a data set, and the column that is named."""
+    name, config, split, column, *rest = [*spec.removeprefix(DATASETS).split(":"), "", "", ""]
     if not name or any(rest):
-        raise UsageError(f"{spec!r} does not name a data set: write datasets:NAME[:CONFIG[:SPLIT]].")
+        raise UsageError(f"{spec!r} does not name a data set: write {DATASET_FORM}.")
+    return _dataset_rows(spec, name, config, split, seed), column or None
+
+
+def _dataset_rows(spec: str, name: str, config: str, split: str, seed: int) -> Iterator[Mapping[str, Any]]:
     from datasets import load_dataset
 
     try:
@@ -113,37 +133,3 @@ def _dataset_rows(spec: str, seed: int) -> Iterator[Mapping[str, Any]]:
         # Arrow's reader threads must end before Python does, or they abort it (huggingface/datasets issue 7566).
         stream = rows = None
         gc.collect()
-
-
-def _documents(rows: Iterator[Mapping[str, Any]], source: str, tokenizer: PreTrainedTokenizerBase) -> Text:
-    for number, row in enumerate(rows, start=1):
-        document = _document(row, tokenizer)
-        if document is None:
-            raise UsageError(
-                f"row {number} of {source} holds no text (fields: {', '.join(row) or 'none'}): name the column 'text'."
-            )
-        if document.strip():
-            yield document + "\n\n"
-
-
-def _document(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The field `text`, else `messages` as a chat, else the first string; None where there is none of them."""
-    if isinstance(row.get("text"), str):
-        return row["text"]
-    if isinstance(row.get("messages"), list):
-        return _chat(row["messages"], tokenizer)
-    return next((value for value in row.values() if isinstance(value, str)), None)
-
-
-def _chat(messages: list[Any], tokenizer: PreTrainedTokenizerBase) -> str:
-    try:
-        if tokenizer.chat_template is None:
-            return "\n\n".join(message["content"] for message in messages)
-        rendered = str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except Exception as error:  # a template may raise anything
-        raise UsageError(
-            f"a list of messages cannot be joined ({error}): give each message the fields role and content, "
-            "in the order that the model's chat template expects."
-        ) from error
-    # The BOS policy decides about BOS, not the template.
-    return rendered.removeprefix(tokenizer.bos_token or "")

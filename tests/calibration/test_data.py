@@ -32,13 +32,14 @@ def load(source: str, tokenizer: Any, **changes: Any) -> TokenBatches:
 
 def test_windows_are_spread_evenly_over_the_text(text_file: str, tokenizer: PreTrainedTokenizerFast) -> None:
     batches = load(text_file, tokenizer)
+    assert len(TEXT) < 20 * 3 * 50  # all of it is read
     assert (batches.ids.shape, batches.ids.dtype) == ((3, 50), torch.int64)
     windows = [TEXT[i : i + 50] for i in range(0, len(TEXT) - 49, 50)]
     picked = [i * len(windows) // 3 for i in range(3)]
     assert [tokenizer.decode(row) for row in batches.ids] == [windows[i] for i in picked]
     assert batches.mask.all()
     assert batches.mask.shape == (3, 50)
-    assert (batches.bos, batches.source, batches.note) == ("none", text_file, None)
+    assert (batches.bos, batches.source, batches.said) == ("none", text_file, None)
 
 
 def test_with_bos_a_sequence_holds_one_text_token_less(text_file: str, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -53,11 +54,27 @@ def test_a_tokenizer_that_prepends_bos_adds_none_here(text_file: str) -> None:
     assert not (load(text_file, byte_tokenizer(prepends_bos=True)).ids == BOS).any()
 
 
-def test_fewer_windows_than_asked_are_used_and_said(text_file: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    batches = load(text_file, tokenizer, sequences=10**6)
-    assert batches.ids.shape == (len(TEXT) // 50, 50)
-    assert batches.note is not None
-    assert f"{len(TEXT)} tokens: {len(TEXT) // 50} of 1000000 sequences" in batches.note
+def test_no_more_windows_than_there_are(text_file: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    assert load(text_file, tokenizer, sequences=10**6).ids.shape == (len(TEXT) // 50, 50)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "length", "read"),
+    [(2, 50, 20 * 100), (16, 1024, 300_000), (18, 1024, 300_000), (34, 1024, 300_000), (700, 1024, 700 * 1024)],
+)
+def test_what_is_read_follows_what_is_asked(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, sequences: int, length: int, read: int
+) -> None:
+    """The recipes' own sizes read 300 000 tokens: their figures were measured so."""
+    asked: list[int] = []
+
+    def count(pieces: Any, tokenizer: Any, wanted: int) -> list[int]:
+        asked.append(wanted)
+        return [1] * wanted
+
+    monkeypatch.setattr("sinkquant.calibration.data.first_tokens", count)
+    load("python-docs", tokenizer, sequences=sequences, length=length)
+    assert asked == [read]
 
 
 @pytest.mark.parametrize(("characters", "length"), [(0, 50), (49, 50), (31, 8)])

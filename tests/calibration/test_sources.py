@@ -15,14 +15,6 @@ from sinkquant.errors import SinkquantError, UsageError
 
 from .conftest import byte_tokenizer
 
-CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-
-
-def chat_tokenizer() -> Any:
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = "<s>{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
-    return tokenizer
-
 
 def jsonl(folder: Path, *lines: Any) -> str:
     path = folder / "rows.jsonl"
@@ -46,52 +38,6 @@ def test_jsonl_takes_text_else_the_first_string_and_leaves_a_blank_line(tmp_path
     assert read(jsonl(tmp_path, *rows)) == "one\n\ntwo\n\nthree\n\n"
 
 
-def test_messages_go_through_the_chat_template_without_its_bos(tmp_path: Path) -> None:
-    path = jsonl(tmp_path, {"id": "x", "messages": CHAT})
-    assert read(path, chat_tokenizer()) == "[user]Hi[assistant]Hello\n\n"
-    assert read(path) == "Hi\n\nHello\n\n"
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{broken", "line 2 of .* is not JSON"),
-        ("[1]", "line 2 of .* not a JSON object"),
-        ({"n": 1}, r"row 2 of .* holds no text \(fields: n\)"),
-        ({"messages": [{"role": "user"}]}, "fields role and content"),
-    ],
-)
-def test_bad_rows_are_named(tmp_path: Path, line: Any, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        read(jsonl(tmp_path, {"text": "fine"}, line))
-
-
-def test_parquet(tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow")
-    pq = pytest.importorskip("pyarrow.parquet")
-    pq.write_table(pa.table({"id": [1, 2], "text": ["one", "two"]}), tmp_path / "a.parquet")
-    assert read(tmp_path / "a.parquet") == "one\n\ntwo\n\n"
-    (tmp_path / "a.parquet").write_bytes(b"PAR1 cut short")
-    with pytest.raises(UsageError, match="not a readable parquet file"):
-        read(tmp_path / "a.parquet")
-
-
-def test_a_binary_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(UsageError, match=r"not UTF-8 text.*convert"):
-        read(tmp_path / "a.txt")
-
-
-def test_unknown_sources_get_a_hint(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="did you mean 'python-docs'"):
-        read("python-doc")
-    with pytest.raises(UsageError, match=r"none\.txt does not exist"):
-        read(tmp_path / "none.txt")
-    (tmp_path / "a.json").touch()
-    with pytest.raises(UsageError, match=r"did you mean '\.jsonl'"):
-        read(tmp_path / "a.json")
-
-
 def test_python_docs_are_named_sources() -> None:
     for spec, split in (("python-docs", "calibration"), ("python-docs:evaluation", "evaluation")):
         assert next(open_text(spec, byte_tokenizer())) == next(python_docs(split))
@@ -99,10 +45,19 @@ def test_python_docs_are_named_sources() -> None:
 
 def test_a_data_set_is_streamed_and_shuffled_by_the_seed(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
-    jsonl(tmp_path, *({"text": str(i)} for i in range(50)))
+    words = [f"{a}{b}" for a in "abcde" for b in "klmnopqrst"]
+    jsonl(tmp_path, *({"text": word} for word in words))
     orders = [read(f"datasets:{tmp_path}::train", seed=seed).split() for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
-    assert sorted(orders[0]) == sorted(orders[2]) == sorted(map(str, range(50)))
+    assert sorted(orders[0]) == sorted(orders[2]) == sorted(words)
+
+
+def test_a_column_of_a_data_set_is_named_last(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    jsonl(tmp_path, {"text": "one", "note": "two"})
+    assert read(f"datasets:{tmp_path}:::note") == "two\n\n"
+    with pytest.raises(UsageError, match=r"unknown column of .* 'nota': did you mean 'note'"):
+        read(f"datasets:{tmp_path}:::nota")
 
 
 def test_data_set_errors_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,8 +66,8 @@ def test_data_set_errors_are_one_sentence(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(SinkquantError, match=r"cannot be read.*check name, config and split") as caught:
         read(f"datasets:{tmp_path}::nosuch")
     assert "\n" not in str(caught.value)
-    for spec in ("datasets:", "datasets:a:b:c:d"):
-        with pytest.raises(UsageError, match=r"write datasets:NAME\[:CONFIG\[:SPLIT\]\]"):
+    for spec in ("datasets:", "datasets:a:b:c:d:e"):
+        with pytest.raises(UsageError, match=r"write datasets:NAME\[:CONFIG\[:SPLIT\[:COLUMN\]\]\]"):
             read(spec)
 
     def unreachable(*_: Any, **__: Any) -> None:

@@ -1,0 +1,38 @@
+"""Whether a text fits a model: ids that its embedding has, and no more tokens than it has positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from sinkquant.errors import UsageError
+from sinkquant.models.roles import Roles
+
+
+def longest_text(model: Any, roles: Roles, extra: int) -> int | None:
+    """Most tokens of text behind `extra` others, such as BOS; None where positions do not end.
+
+    Rotary positions go on beyond the length that a model was trained on; what learns one vector a position, or makes
+    a table of them, does not. Raises UsageError where nothing is left.
+    """
+    places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if roles.rope != "none" or not isinstance(places, int) or places < 1:
+        return None
+    if places - extra < 2:
+        raise UsageError(f"the model has {places} positions, too few for text: give a model for longer texts.")
+    return places - extra
+
+
+def check_ids(ids: Iterable[int], model: Any, what: str, remedy: str) -> None:
+    """Raise UsageError where one of `ids` has no row in the model's embedding; `what` is where they come from."""
+    rows = len(model.get_input_embeddings().weight)
+    beyond = [token for token in ids if token >= rows]
+    if beyond:
+        raise UsageError(f"{what} has the token id {max(beyond)} but the model's embedding {rows} rows: {remedy}.")
+
+
+def check_text(ids: Tensor, model: Any, source: str) -> None:
+    """`check_ids` for a text (N, T) of `source`."""
+    check_ids([int(ids.max())], model, f"the text of {source}", "give the tokenizer that belongs to the model")
