@@ -84,9 +84,10 @@ class Documents:
             raise UsageError(self._nothing(sample, refusal))
 
     def _text(self, found: Found | None) -> str:
-        if found is None or isinstance(found.content, str):
-            return "" if found is None else found.content
-        return render(found.content, self._tokenizer) if found.content else ""
+        content = found.content if found is not None else ""
+        if isinstance(content, str):
+            return content
+        return render(content, self._tokenizer) if content else ""
 
     def _unicode(self, document: str, number: int) -> str:
         try:

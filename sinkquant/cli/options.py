@@ -33,6 +33,8 @@ TrustRemoteCode = Annotated[
 Calibration = Annotated[
     str | None,
     typer.Option(
-        metavar="SPEC", help="python-docs, self (the model writes it), a text, jsonl or parquet file, or datasets:NAME."
+        metavar="SPEC",
+        help="python-docs, self (the model writes it), datasets:NAME, a text file, or one with rows (jsonl, json, csv, "
+        "parquet), FILE:COLUMN to name the column.",
     ),
 ]
