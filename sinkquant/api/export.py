@@ -13,6 +13,7 @@ from sinkquant.checkpoint.portable import quantization_config
 from sinkquant.checkpoint.write import copy_side_files, round_floats, save_model
 from sinkquant.errors import SinkquantError
 from sinkquant.evaluation.versions import versions
+from sinkquant.models.merged import merges
 from sinkquant.models.roles import Roles
 from sinkquant.models.source import Source
 from sinkquant.quantization.scheme import LinearScheme
@@ -31,14 +32,16 @@ def export(
     schemes = {n: m.scheme for n, m in model.named_modules() if isinstance(m, QuantizedLinear)}
     base = model.config
     if plan.recipe.target == "portable":
-        floats = tuple(n for n, m in model.named_modules() if type(m) is torch.nn.Linear)
+        # compressed-tensors takes whatever has a class of that name among its ancestors for a linear
+        floats = tuple(n for n, m in model.named_modules() if any(c.__name__ == "Linear" for c in type(m).__mro__))
         model.config.quantization_config = quantization_config(schemes, floats)
         setattr(model.config, KEY, {"recipe": plan.recipe.name, "bos": facts["bos"]})
     else:
         flag_final_norm(model, roles.final_norm.name if roles.final_norm else None)
         model.config = make_sink_aware(base, _sink_facts(plan, facts), _quantization(model, roles, plan, schemes))
     try:
-        save_model(model, folder, dtype, plan.recipe.export.shard_size)
+        own_names = plan.recipe.target == "portable" and merges(model)
+        save_model(model, folder, dtype, plan.recipe.export.shard_size, own_names=own_names)
     finally:
         if plan.recipe.target != "portable":
             model.config._attn_implementation = base._attn_implementation
@@ -75,7 +78,7 @@ def _quantization(model: Any, roles: Roles, plan: Plan, schemes: dict[str, Linea
         linears=schemes,
         attentions={a.module: plan.kv for a in attentions},
         prefix_length=len(plan.prefix),
-        kv_shapes={a.module: (a.kv_heads, a.head_dim) for a in attentions},
+        kv_shapes={a.module: (a.kv_heads, a.head_dim, a.value_dim) for a in attentions},
         embeddings=tuple(n for n, m in model.named_modules() if isinstance(m, QuantizedEmbedding)),
         final_norm=roles.final_norm.name if roles.final_norm else None,
         untied_head=not model.config.tie_word_embeddings,

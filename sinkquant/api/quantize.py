@@ -32,7 +32,6 @@ from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.evaluation.probe import probe_ids, take_probe
 from sinkquant.evaluation.score import RESULT, evaluate_one
 from sinkquant.evaluation.versions import code_digest, versions
-from sinkquant.models.experts import refuse_float_experts
 from sinkquant.models.fingerprint import fingerprint
 from sinkquant.models.finite import check_finite
 from sinkquant.models.load import load_model, load_tokenizer
@@ -156,8 +155,6 @@ def run(
         roles = trace_roles(network)
         if revise is None:
             refuse_plan(chosen, roles)
-        if revise is None:
-            refuse_float_experts(chosen.target, network.config)
         bos = bos_policy(chosen.calibration.bos, tokenizer)
         texts = read_texts(chosen, calibration, tokenizer, network, roles, bos)
         text, held_out = texts.calibration, texts.held_out
@@ -171,7 +168,6 @@ def run(
     why: list[str] = []
     if revise is not None:
         chosen, *why = revise(report)
-        refuse_float_experts(chosen.target, network.config)
     prefix = prefix_of(chosen, report)
     shapes = _shapes(network, roles)
     plan = make_plan(chosen, prefix, roles, shapes, refuse_prefix(roles))

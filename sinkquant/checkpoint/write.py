@@ -23,8 +23,11 @@ def round_floats(model: nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype).to(parameter.dtype)
 
 
-def save_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard_size: str) -> None:
-    """Sharded safetensors and config.json. Parameters are stored in `dtype`, scales and prefix as they are."""
+def save_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard_size: str, *, own_names: bool) -> None:
+    """Sharded safetensors and config.json. Parameters are stored in `dtype`, scales and prefix as they are.
+
+    `own_names`: tensors keep the names that they have in the model, in place of the hub's for its family.
+    """
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     casts: dict[int, Tensor] = {}  # tied tensors stay one tensor, which is then stored once
     state: dict[str, Tensor] = {}
@@ -36,7 +39,7 @@ def save_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard_s
         state[name] = tensor
     model.config.dtype = dtype
     with quiet():
-        model.save_pretrained(folder, state_dict=state, max_shard_size=shard_size)
+        model.save_pretrained(folder, state_dict=state, max_shard_size=shard_size, save_original_format=not own_names)
 
 
 def copy_side_files(source: Source, folder: Path) -> None:

@@ -77,12 +77,12 @@ class SinkquantQuantization(QuantizationConfigMixin):
         linears: dict[str, LinearScheme],
         attentions: dict[str, KVScheme],
         prefix_length: int,
-        kv_shapes: dict[str, tuple[int, int]],
+        kv_shapes: dict[str, tuple[int, int, int]],
         embeddings: tuple[str, ...] = (),
         final_norm: str | None = None,
         untied_head: bool = False,
     ) -> None:
-        """`kv_shapes`: (kv heads, head dim) of every attention; `embeddings`: names of 8-bit embeddings."""
+        """`kv_shapes`: (kv heads, size of a key, of a value) of every attention; `embeddings`: names of 8-bit ones."""
         self.quant_method = METHOD  # type: ignore[assignment]
         self.linears, self.attentions, self.prefix_length = linears, attentions, prefix_length
         self.kv_shapes, self.embeddings = kv_shapes, embeddings
@@ -113,7 +113,7 @@ class SinkquantQuantization(QuantizationConfigMixin):
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """The inverse of `to_dict`."""
         linears = _ungroup(config_dict["linears"], LinearScheme.from_dict)
-        shapes = _ungroup(config_dict["attentions"], lambda scheme: tuple(scheme["shape"]))
+        shapes = _ungroup(config_dict["attentions"], lambda scheme: _kv_shape(scheme["shape"]))
         attentions = _ungroup(config_dict["attentions"], _kv_scheme)
         made = cls(
             linears, attentions, config_dict["prefix_length"], shapes, tuple(config_dict["embeddings"]),
@@ -134,6 +134,11 @@ def _group(schemes: Mapping[str, Scheme], to_dict: Callable[[Scheme], dict[str, 
 def _ungroup(groups: list[dict[str, Any]], from_dict: Callable[[dict[str, Any]], Made]) -> dict[str, Made]:
     made = ((from_dict(group["scheme"]), group["targets"]) for group in groups)
     return {name: scheme for scheme, names in made for name in names}
+
+
+def _kv_shape(stored: list[int]) -> tuple[int, int, int]:
+    """Checkpoints of 0.1 name one size, which keys and values share."""
+    return stored[0], stored[1], stored[-1]
 
 
 def _kv_scheme(fields: dict[str, Any]) -> KVScheme:

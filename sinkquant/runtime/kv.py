@@ -131,9 +131,14 @@ def prepend(call: AttentionCall, sink_key: Tensor, sink_value: Tensor) -> Attent
 BALANCE = ("key_transform", "query_transform", "key_offset", "value_offset")
 
 
-def balance_shapes(heads: int, size: int) -> dict[str, tuple[int, int, int]]:
-    """Shapes of the buffers that a balanced attention has, for its KV heads and their size."""
-    return dict(zip(BALANCE, [(heads, size, size)] * 2 + [(heads, 1, size)] * 2, strict=True))
+def balance_shapes(heads: int, key: int, value: int) -> dict[str, tuple[int, int, int]]:
+    """Shapes of the buffers that a balanced attention has, for its KV heads and the sizes of keys and values."""
+    return dict(zip(BALANCE, [(heads, key, key)] * 2 + [(heads, 1, key), (heads, 1, value)], strict=True))
+
+
+def prefix_shapes(heads: int, key: int, value: int, length: int) -> dict[str, tuple[int, int, int]]:
+    """Shapes of the buffers that a prefix of `length` tokens has."""
+    return {"sink_key": (heads, length, key), "sink_value": (heads, length, value)} if length else {}
 
 
 def install(module: nn.Module, scheme: KVScheme, sink_key: Tensor | None, sink_value: Tensor | None) -> None:

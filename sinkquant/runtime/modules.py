@@ -10,7 +10,7 @@ from sinkquant.errors import SinkquantError
 from sinkquant.models.attention import register
 from sinkquant.runtime.config import SinkquantQuantization
 from sinkquant.runtime.embedding import QuantizedEmbedding
-from sinkquant.runtime.kv import balance_shapes, install
+from sinkquant.runtime.kv import balance_shapes, install, prefix_shapes
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.positions import install_positions
 
@@ -77,14 +77,11 @@ def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
     for name in config.embeddings:
         replace_module(model, name, QuantizedEmbedding.like(model.get_submodule(name), dtype))
     for name, kv in config.attentions.items():
-        heads, size = config.kv_shapes[name]
-        prefix = (heads, config.prefix_length, size)
-        empty = [torch.empty(prefix, device="meta") if config.prefix_length else None for _ in range(2)]
-        attention = model.get_submodule(name)
-        install(attention, kv, empty[0], empty[1])
-        if kv.balance:
-            for buffer, shape in balance_shapes(heads, size).items():
-                attention.register_buffer(buffer, torch.empty(shape, device="meta"))
+        attention, sizes = model.get_submodule(name), config.kv_shapes[name]
+        install(attention, kv, None, None)
+        shapes = prefix_shapes(*sizes, config.prefix_length) | (balance_shapes(*sizes) if kv.balance else {})
+        for buffer, shape in shapes.items():
+            attention.register_buffer(buffer, torch.empty(shape, device="meta"))
     flag_final_norm(model, config.final_norm)
     if config.prefix_length:
         install_positions(model)

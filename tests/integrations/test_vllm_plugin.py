@@ -162,11 +162,11 @@ def test_tensors_go_where_vllm_has_them() -> None:
 
 def test_a_configuration_is_read_back_or_refused() -> None:
     def stored(kv: KVScheme) -> dict[str, Any]:
-        made = SinkquantQuantization({"a.q_proj": INT8}, {"a": kv}, 2, {"a": (3, 64)}, ("embed",), "norm", True)
+        made = SinkquantQuantization({"a.q_proj": INT8}, {"a": kv}, 2, {"a": (3, 64, 32)}, ("embed",), "norm", True)
         return made.to_dict()
 
     config = ServedConfig.from_config(stored(KVScheme(rotate=True)))
-    assert config.linears == {"a.q_proj": INT8} and config.shapes == {"a": (3, 64)}
+    assert config.linears == {"a.q_proj": INT8} and config.shapes == {"a": (3, 64, 32)}
     assert config.stored.prefix_length == 2
     with pytest.raises(SinkquantError, match=r"kv_cache\.recent=0"):
         ServedConfig.from_config(stored(KVScheme(bits=4, recent=128)))

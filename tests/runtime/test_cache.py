@@ -44,7 +44,7 @@ def quantized(model: Any, scheme: KVScheme, prefix: int = 2) -> Any:
     for module in attentions(model):
         heads, size = module.k_proj.out_features // module.head_dim, module.head_dim
         install(module, scheme, *torch.randn(2, heads, prefix, size).unbind() if prefix else (None, None))
-        for name, shape in balance_shapes(heads, size).items() if scheme.balance else ():
+        for name, shape in balance_shapes(heads, size, size).items() if scheme.balance else ():
             module.register_buffer(name, torch.randn(shape) / 4)
         if scheme.balance:  # near the identity: an ill-conditioned inverse would hide the cache's own digits
             module.key_transform.div_(4).add_(torch.eye(size))

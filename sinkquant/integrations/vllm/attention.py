@@ -17,7 +17,7 @@ from sinkquant.integrations.vllm.keys import plain_keys, shift_keys
 from sinkquant.integrations.vllm.rows import put_prefix, token_positions
 from sinkquant.quantization.kv import KVGrid
 from sinkquant.quantization.scheme import KVScheme
-from sinkquant.runtime.kv import balance_shapes, by_head
+from sinkquant.runtime.kv import balance_shapes, by_head, prefix_shapes
 from sinkquant.transforms.hadamard import fast_hadamard
 
 logger = init_logger(__name__)
@@ -67,20 +67,19 @@ class CacheWrite:
 class ServedAttention(BaseKVCacheMethod):
     """Loads prefix and balance of one attention and installs its `CacheWrite`."""
 
-    def __init__(self, config: Any, scheme: KVScheme, shape: tuple[int, int], prefix: int, frequencies: Tensor) -> None:
-        """`shape`: (kv heads, head dim); `prefix`: its length; `frequencies`: of rotary embedding, for its keys."""
+    def __init__(
+        self, config: Any, scheme: KVScheme, shape: tuple[int, int, int], prefix: int, frequencies: Tensor
+    ) -> None:
+        """`shape`: (kv heads, size of a key, of a value); `frequencies`: of rotary embedding, for the prefix's keys."""
         super().__init__(config)
         self.scheme, self.shape, self.prefix, self.frequencies = scheme, shape, prefix, frequencies
 
     def create_weights(self, layer: nn.Module) -> None:
         """Room for the checkpoint's tensors, filled with NaN until they are loaded."""
         super().create_weights(layer)
-        heads, size = self.shape
-        shapes: dict[str, tuple[int, ...]] = {}
-        if self.prefix:
-            shapes = {"sink_key": (heads, self.prefix, size), "sink_value": (heads, self.prefix, size)}
+        shapes = prefix_shapes(*self.shape, self.prefix)
         if self.scheme.balance:
-            shapes |= balance_shapes(heads, size)
+            shapes |= balance_shapes(*self.shape)
         for name, shape in shapes.items():
             empty = torch.full(shape, torch.nan, dtype=torch.float32)
             layer.register_parameter(name, nn.Parameter(empty, requires_grad=False))

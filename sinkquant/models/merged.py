@@ -1,0 +1,16 @@
+"""Tensors that transformers puts together while loading, such as the experts of a layer."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter
+
+
+def merges(model: PreTrainedModel) -> bool:
+    """Whether loading `model` makes one tensor of several that the hub's checkpoints hold.
+
+    With a quantization method of its own, transformers (5.23) then waits for the codes and scales of those tensors,
+    whether they were quantized or not. Stored under the model's own names they are loaded as they are.
+    """
+    return any(isinstance(entry, WeightConverter) for entry in get_model_conversion_mapping(model, add_legacy=False))
