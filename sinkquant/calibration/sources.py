@@ -7,6 +7,7 @@ yield documents, each followed by a blank line.
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -88,23 +89,28 @@ def _no_column(source: str, column: str | None) -> None:
 
 def _file(spec: str) -> tuple[Path, str | None]:
     """The file that `spec` means, and the column behind it."""
-    path = Path(spec).expanduser()
-    if path.is_file():
-        return path, None
-    places = [place for place, letter in enumerate(spec) if letter == ":"]
-    for place in reversed(places):
-        front = Path(spec[:place]).expanduser()
-        if place and front.is_file():
-            if not spec[place + 1 :]:
+    # os.path and not Path, whose tests raise for names that are too long and for home folders of nobody.
+    path = os.path.expanduser(spec)
+    if os.path.isfile(path):
+        return Path(path), None
+    for place in reversed([place for place, letter in enumerate(path) if letter == ":"]):
+        if os.path.isfile(path[:place]):
+            if not path[place + 1 :]:
                 raise UsageError(f"no column is named behind the colon of {spec}: write FILE:COLUMN, or FILE alone.")
-            return front, spec[place + 1 :]
-    if path.is_dir():
+            return Path(path[:place]), path[place + 1 :]
+    if os.path.isdir(path):
         raise UsageError(f"{spec} is a folder: name a file in it, or read it as a data set with {DATASETS}{spec}.")
-    if path.exists():
+    if os.path.exists(path):
         raise UsageError(f"{spec} is no ordinary file: write its content to one.")
-    if path.suffix.partition(":")[0].lower() in (*files.SUFFIXES, *files.PACKED) or path.is_absolute():
-        raise UsageError(f"the text file {spec} does not exist: check the path.")
-    raise unknown("text source", spec, (*NAMED, SELF, f"{DATASETS}NAME", f"a file ({', '.join(files.SUFFIXES)})"))
+    suffix = Path(path).suffix.partition(":")[0].lower()
+    if suffix in (*files.SUFFIXES, *files.PACKED) or len(Path(path).parts) > 1:
+        raise UsageError(f"there is no text file {_short(spec)}, or it may not be read: check the path.")
+    options = (*NAMED, SELF, f"{DATASETS}NAME", f"a file ({', '.join(files.SUFFIXES)})")
+    raise unknown("text source", _short(spec), options)
+
+
+def _short(spec: str) -> str:
+    return spec if len(spec) <= 200 else f"{spec[:200]} …"
 
 
 def _dataset(spec: str, seed: int) -> tuple[Iterator[Mapping[str, Any]], str | None]:

@@ -61,7 +61,7 @@ def _resolve(path: Path, trail: tuple[Path, ...], known: dict[Path, dict[str, An
     `trail` is the chain of files that led here; `known` keeps what is resolved, since files that import the same ones
     make the number of ways to a file double with every step.
     """
-    path = path.resolve()
+    path = Path(os.path.realpath(path))  # unlike Path.resolve, leaves a link to itself to whoever opens it
     if path in trail:
         cycle = " -> ".join(step.name for step in (*trail[trail.index(path) :], path))
         raise UsageError(f"recipes import each other in a circle, {cycle}: remove one of these imports.")
@@ -84,6 +84,8 @@ def _resolve(path: Path, trail: tuple[Path, ...], known: dict[Path, dict[str, An
 
 def _locate(reference: str | Path, folder: Path, names: Mapping[str, Path], kind: str) -> Path:
     """The file that `reference` means: a path from `folder` if it looks like one, else one of `names`."""
+    if "\0" in str(reference):
+        raise UsageError(f"the {kind} {str(reference)!r} holds a zero byte, which no path does: correct it.")
     as_path = Path(os.path.expanduser(reference))
     if isinstance(reference, Path) or as_path.suffix in (".yaml", ".yml") or len(as_path.parts) > 1:
         return folder / as_path

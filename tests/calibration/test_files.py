@@ -127,12 +127,18 @@ def test_parquet_without_rows(tmp_path: Path) -> None:
 
 ELSEWHERE: list[tuple[Callable[[Path], str], str]] = [
     (lambda folder: str(folder), r"is a folder: name a file in it, or read it as a data set with datasets:"),
-    (lambda folder: f"{folder}/none.txt", r"none\.txt does not exist: check the path"),
-    (lambda folder: f"{folder}/none.jsonl:text", r"none\.jsonl:text does not exist: check the path"),
-    (lambda folder: "none.csv.gz", r"none\.csv\.gz does not exist: check the path"),
-    (lambda folder: "C:\\data\\rows.jsonl", r"does not exist: check the path"),
-    (lambda folder: "C:\\data\\rows.jsonl:text", r"does not exist: check the path"),
+    (lambda folder: f"{folder}/none.txt", r"there is no text file .*none\.txt, or it may not be read"),
+    (lambda folder: f"{folder}/none.jsonl:text", r"there is no text file .*none\.jsonl:text,"),
+    (lambda folder: "none.csv.gz", r"there is no text file none\.csv\.gz,"),
+    (lambda folder: "C:\\data\\rows.jsonl", r"there is no text file C:"),
+    (lambda folder: "C:\\data\\rows.jsonl:text", r"there is no text file C:"),
     (lambda folder: "python-doc", r"did you mean 'python-docs'"),
+    (lambda folder: "~nobody_of_that_name/rows.jsonl", r"there is no text file ~nobody_of_that_name/rows\.jsonl,"),
+    (lambda folder: f"{folder}/{'a' * 5000}.txt", r"there is no text file .* …, or it may not be read"),
+    (lambda folder: "a" * 5000, r"unknown text source 'a+ …'"),
+    (lambda folder: "a\0b.txt", r"there is no text file"),
+    (lambda folder: "a:" * 3000, r"unknown text source"),
+    (lambda folder: "", r"unknown text source ''"),
     (lambda folder: "/dev/zero", r"is no ordinary file"),
     (lambda folder: "python-docs:evaluations", r"did you mean 'python-docs:evaluation'"),
 ]

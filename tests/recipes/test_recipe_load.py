@@ -184,3 +184,15 @@ def test_a_file_without_sections(tmp_path: Path, text: str) -> None:
     write(tmp_path, mine=text)
     path = tmp_path / "mine.yaml"
     assert refusal(path) == f"{path} holds no recipe: write its sections as `key: value` lines."
+
+
+@pytest.mark.parametrize(
+    "name", ["a\0b.yaml", "a\0b", "x" * 5000 + ".yaml", "~nobody_of_that_name/a.yaml", "/dev/zero.yaml/a"]
+)
+def test_a_path_that_cannot_be(name: str) -> None:
+    assert re.search(r"zero byte|cannot be read|there is no recipe file", refusal(name))
+
+
+def test_a_link_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").symlink_to("mine.yaml")
+    assert "cannot be read (too many levels of symbolic links)" in refusal(tmp_path / "mine.yaml")
