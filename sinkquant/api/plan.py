@@ -78,7 +78,7 @@ def _grouped(roles: Roles) -> list[str]:
     """What the trace says of the blocks, one sentence for all that it is said of."""
     places: dict[str, list[int]] = {}
     for index, block in enumerate(roles.blocks):
-        for sentence in block.unexplained:
+        for sentence in dict.fromkeys(block.unexplained):
             places.setdefault(sentence, []).append(index)
     return [f"{_blocks(indices, len(roles.blocks))}: {sentence}" for sentence, indices in places.items()]
 

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from sinkquant.models.norm import norm_kind
 from sinkquant.models.record import TOKENS, Event, Trace, collinear, is_linear
@@ -39,21 +40,35 @@ def explain_block(model: nn.Module, trace: Trace, name: str, stream: Stream, sha
         if any(_same(e.input, point) for point in points[:-1])
     )
     reads = tuple((norm, readers) for norm, readers in reads if readers)
-    rounded = [e for e in linears if not _stays_float(e, events, trace.choosers, attention)]
+    features: set[str | None] = {writer.linear for writer in writers}
+    if attention:
+        features |= {attention.query, attention.key, attention.value, attention.output}
+    rounded = [e for e in linears if e.name in features or not _stays_float(e, events, trace.choosers)]
     sites = _sites(rounded, attention, reads, down)
     down = down if any(down == e.name for e in rounded) else None
-    made = Block(name, attention, reads, tuple(writers), sites, down, None, tuple(unexplained), stream)
-    return made
+    unexplained.extend(_left_float(model.get_submodule(name), {e.name.removeprefix(name + ".") for e in rounded}))
+    return Block(name, attention, reads, tuple(writers), sites, down, None, tuple(unexplained), stream)
 
 
-def _stays_float(event: Event, events: list[Event], choosers: Collection[str], attention: Attention | None) -> bool:
+def _left_float(block: nn.Module, rounded: Collection[str]) -> list[str]:
+    """What is said of the block's other matrices: experts, and the rest."""
+    experts, others = dict[str, None](), dict[str, None]()
+    for path, parameter in block.named_parameters():
+        module, _, leaf = path.rpartition(".")
+        if parameter.dim() < 2 or (module in rounded and leaf == "weight"):
+            continue
+        convolution = isinstance(block.get_submodule(module), _ConvNd)
+        fused = parameter.dim() == 3 and not convolution
+        (experts if fused else others)[module or leaf] = None
+    notes = [f"{name} holds fused experts, which stay in full precision" for name in experts]
+    return notes + ([f"{', '.join(others)} stay in full precision"] if others else [])
+
+
+def _stays_float(event: Event, events: list[Event], choosers: Collection[str]) -> bool:
     """Routers, gates of one number, decays and steps of recurrences: few outputs, on which much depends.
 
     Also linears that only some tokens reach (experts in a list), whose inputs a short text may not show.
     """
-    kinds = (attention.query, attention.key, attention.value, attention.output) if attention else ()
-    if event.name in kinds:
-        return False
     if event.name in choosers or event.input[..., 0].numel() % TOKENS:
         return True
     outputs, inputs = event.output.shape[-1], event.input.shape[-1]
@@ -140,7 +155,7 @@ def _attention(
     calls = [call for n in names for call in trace.calls[n]]
     if len(calls) != 1:
         if trace.own:
-            unexplained.append("it has no attention" if not calls else "it computes attention more than once")
+            unexplained.append("no attention" if not calls else "attention is computed more than once")
         return None
     (name,), (call,) = names, calls
     inner = [e for e in linears if e.name.startswith(name + ".")]

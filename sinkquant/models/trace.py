@@ -21,6 +21,8 @@ from sinkquant.models.roles import Norm, Roles
 from sinkquant.models.stream import Stream, carried, link
 from sinkquant.models.verify import rotates, verify_blocks
 
+TOWER = 0.02  # of a model's weights: what is named that lies beside the blocks
+
 
 def trace_roles(model: nn.Module) -> Roles:
     """Roles of a causal language model. Raises SinkquantError where no stack of blocks is found, or one whose blocks
@@ -44,6 +46,7 @@ def trace_roles(model: nn.Module) -> Roles:
         unexplained.append("the input of the first block is not the token embedding (absolute positions are added)")
     if final is None:
         unexplained.append("no norm was found between the last block and the head")
+    unexplained.extend(_beside(model, list_name, {embedding, head, final.name if final else None}))
     tied = head_module is not None and head_module.weight is model.get_input_embeddings().weight  # type: ignore
     roles = Roles(
         list_name=list_name,
@@ -77,6 +80,21 @@ def _trace(model: nn.Module) -> Trace:
     coarse = plain.dtype in (torch.bfloat16, torch.float16)
     same = (trace.logits - plain).abs().max() <= (5e-2 if coarse else 1e-3) * plain.abs().max()
     return trace if bool(same) and trace.calls else record(model, own=False)
+
+
+def _beside(model: nn.Module, list_name: str, known: set[str | None]) -> list[str]:
+    """What is said of large parts beside the blocks: towers for images and sound."""
+    sizes = Counter[str]()
+    for name, parameter in model.named_parameters():
+        path, leaf = name.rsplit(".", 1) if "." in name else ("", name)
+        if name.startswith(list_name + ".") or path in known:
+            continue
+        parts = name.split(".")
+        shared = sum(a == b for a, b in zip(parts, list_name.split("."), strict=False))
+        sizes[".".join(parts[: min(shared + 1, len(parts) - 1)])] += parameter.numel()
+    least = TOWER * sum(p.numel() for p in model.parameters())
+    large = [f"{name} ({size / 1e6:.1f} M weights)" for name, size in sizes.items() if size >= least]
+    return [f"beside the blocks stay in full precision: {', '.join(large)}"] if large else []
 
 
 def _shared(model: nn.Module) -> frozenset[int]:

@@ -43,7 +43,7 @@ def _only_readers(replay: Replay, blocks: Blocks) -> Blocks:
     made = []
     for block in blocks:
         left = len(block.reads) - len(kept[block.name])
-        note = (f"{left} of its norms have other readers than linears and keep their weights",) if left else ()
+        note = ("norms that more than linears read keep their weights",) if left else ()
         made.append(replace(block, reads=tuple(kept[block.name]), unexplained=(*block.unexplained, *note)))
     return tuple(made)
 
@@ -66,7 +66,7 @@ def _plain_values(replay: Replay, blocks: Blocks) -> Blocks:
         if attention is not None and block.name in plain:
             block = replace(block, attention=replace(attention, plain=True))
         elif block.name in changes:
-            note = "something stands between its attention and the output projection"
+            note = "something stands between attention and output projection, so that values keep their basis"
             block = replace(block, unexplained=(*block.unexplained, note))
         made.append(block)
     return tuple(made)
