@@ -58,6 +58,11 @@ def refuse_plan(recipe: Recipe, roles: Roles) -> None:
     """Raise UsageError where nothing of what the recipe asks for is possible in this model."""
     if not any(block.linears for block in roles.blocks):
         raise UsageError("no linear layers were found inside the blocks: this architecture is not supported yet.")
+    if recipe.target == "portable" and roles.own_linears:
+        raise UsageError(
+            "linears of this architecture have a class of their own (as GPT-2's Conv1D), where stock loaders put no "
+            "packed weights: use a sink-aware recipe, such as --recipe w8a8-static or w4a8kv4."
+        )
     if recipe.weights.bits < 16 or recipe.activations.bits < 16:
         return
     if recipe.kv_cache.bits < 16 and not any(block.attention is not None for block in roles.blocks):

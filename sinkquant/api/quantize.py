@@ -21,7 +21,7 @@ from sinkquant.api.load import load
 from sinkquant.api.plan import Plan, make_plan, refuse_plan
 from sinkquant.api.stages import Progress, Stages, peak_memory
 from sinkquant.api.texts import prefix_of, read_texts, with_bos
-from sinkquant.api.transform import check_batch, padded_logits, transform
+from sinkquant.api.transform import check_batch, no_prefix, padded_logits, transform
 from sinkquant.api.tune import pieces, targets, tune
 from sinkquant.calibration.bos import bos_policy
 from sinkquant.calibration.data import token_batches
@@ -47,7 +47,6 @@ from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import replace_module
 from sinkquant.sinks.report import SinkReport
 from sinkquant.transforms.norms import untie
-from sinkquant.transforms.prefix import refuse_prefix
 
 if TYPE_CHECKING:  # it builds on this file
     from sinkquant.api.choose import Choice
@@ -170,7 +169,7 @@ def run(
         chosen, *why = revise(report)
     prefix = prefix_of(chosen, report)
     shapes = _shapes(network, roles)
-    plan = make_plan(chosen, prefix, roles, shapes, refuse_prefix(roles))
+    plan = make_plan(chosen, prefix, roles, shapes, no_prefix(network, roles, prefix, text))
     plan = replace(plan, notes=(*why, *texts.notes, *plan.notes))
     if options.planned is not None:
         options.planned(plan, estimate(plan, shapes, text.numel()))

@@ -12,16 +12,16 @@ from sinkquant.api.exactness import TOLERANCE, difference, inexact
 from sinkquant.api.plan import Plan
 from sinkquant.api.smooth import smooth
 from sinkquant.errors import SinkquantError
-from sinkquant.models.attention import NAME, register
+from sinkquant.models.attention import NAME, own_attention, register, stages
 from sinkquant.models.roles import Roles, SiteKind
 from sinkquant.quantization.scheme import KVScheme, LinearScheme
-from sinkquant.runtime.kv import install
+from sinkquant.runtime.kv import install, prepend
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import replace_module
 from sinkquant.runtime.positions import install_positions
 from sinkquant.transforms.apply import Keys, Step, fused_steps
 from sinkquant.transforms.hadamard import fast_hadamard
-from sinkquant.transforms.prefix import prefix_states
+from sinkquant.transforms.prefix import prefix_states, refuse_prefix
 
 R3: Keys = ("transforms.r3",)
 
@@ -54,6 +54,26 @@ def padded_logits(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
     """Logits at the real tokens of a padded batch."""
     with torch.no_grad():
         return model(input_ids=ids, attention_mask=mask, use_cache=False).logits[mask.bool()].float()
+
+
+def no_prefix(model: nn.Module, roles: Roles, prefix: tuple[int, ...], ids: Tensor) -> str | None:
+    """Why the model cannot have `prefix` as a constant, or None; tried on text `ids` (N, T), nothing is left behind."""
+    reason = refuse_prefix(roles)
+    if reason is not None or not prefix:
+        return reason
+    rows, mask = check_batch(ids, 0)
+    try:
+        modules = [model.get_submodule(block.attention.module) for block in roles.blocks if block.attention]
+        states = dict(zip(modules, prefix_states(model, roles, prefix), strict=True))
+    except Exception:  # from a model's code, to which nothing is at a position before the first
+        return "the model takes no positions in front of the text"
+    with own_attention(model):
+        before = logits_of(model, rows, mask, prefix)
+        with stages(modules, lambda module, call: prepend(call, *states[module])):
+            error = difference(logits_of(model, rows, mask), before)
+    if not error <= TOLERANCE:
+        return f"as a constant it gives other logits than in front of the text, {error:.1e} of their scale apart"
+    return None
 
 
 def transform(model: nn.Module, roles: Roles, plan: Plan, ids: Tensor, threshold: float = 64.0) -> float:

@@ -27,6 +27,7 @@ from transformers.utils import logging
 from sinkquant.errors import SinkquantError, UsageError, out_of_memory
 from sinkquant.models.source import Source, local_folder, weight_files
 from sinkquant.models.task import refuse_other_tasks
+from sinkquant.models.transposed import with_linears
 
 MODEL_REMEDY = "config.json and weights must belong together and suit this version"
 GGUF_REMEDY = "give the transformers folder that the file was made from"
@@ -64,6 +65,7 @@ def load_model(
         model, info = loaded
         _check_complete(source, info)
     _own_head(model)
+    with_linears(model)
     return model.to(device)
 
 

@@ -44,3 +44,12 @@ def clear(module: nn.Module, kind: NormKind) -> None:
     """Make the norm multiply by one."""
     with torch.no_grad():
         module.weight.fill_(0.0 if kind is NormKind.RMS_OFFSET else 1.0)  # type: ignore[union-attr, operator]
+
+
+def scale_output(module: nn.Module, kind: NormKind, d: Tensor) -> None:
+    """The norm's output ← output·d, for d (width,); a bias is a part of it."""
+    weight, bias = gain(module, kind) * d, getattr(module, "bias", None)
+    with torch.no_grad():
+        module.weight.copy_(weight - 1 if kind is NormKind.RMS_OFFSET else weight)  # type: ignore[union-attr, operator]
+        if isinstance(bias, Tensor):
+            bias.copy_(bias.double() * d)

@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 from sinkquant.models.attention import AttentionCall, own_attention, stages
 from sinkquant.models.choices import Choices
 from sinkquant.models.stream import Arguments
+from sinkquant.models.transposed import TransposedLinear
 
 TOKENS = 7  # a prime: no dimension of a model is mistaken for the token axis
 
@@ -100,11 +101,16 @@ def is_linear(event: Event) -> bool:
     module = event.module
     if not isinstance(module, nn.Linear) or event.result is not event.output:
         return False
-    if type(module).forward is nn.Linear.forward:
+    if is_plain(module):
         return True
     if event.input.shape[-1] != module.in_features or event.output.shape[-1] != module.out_features:
         return False
     return torch.allclose(linear(event.input, module.weight, module.bias), event.output, rtol=1e-3, atol=1e-5)
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether the model's class has torch's own linear there."""
+    return type(module).forward is nn.Linear.forward and not isinstance(module, TransposedLinear)
 
 
 def collinear(a: Tensor, b: Tensor) -> bool:

@@ -111,6 +111,7 @@ class Roles:
 
     `attends`: its attention goes through our function, which needs transformers' attention interface and arguments
     that we know. `rotates`: everything that reads or writes the stream is known, so that R1 is exact.
+    `own_linears`: linears are of the architecture's own class, where stock loaders put no packed weights.
     """
 
     list_name: str
@@ -124,6 +125,7 @@ class Roles:
     unexplained: tuple[str, ...] = field(default=())
     attends: bool = True
     rotates: bool = False
+    own_linears: bool = False
 
     @property
     def sandwiched(self) -> bool:

@@ -16,7 +16,7 @@ from torch import nn
 from sinkquant.errors import SinkquantError
 from sinkquant.models.explain import explain_block
 from sinkquant.models.norm import norm_kind
-from sinkquant.models.record import Trace, collinear, record, run_tokens
+from sinkquant.models.record import Trace, collinear, is_plain, record, run_tokens
 from sinkquant.models.roles import Norm, Roles
 from sinkquant.models.stream import Stream, carried, link
 from sinkquant.models.verify import rotates, verify_blocks
@@ -58,6 +58,7 @@ def trace_roles(model: nn.Module) -> Roles:
         tied=tied,
         rope=_rope(model),
         unexplained=tuple(unexplained),
+        own_linears=any(not is_plain(model.get_submodule(name)) for block in blocks for name in block.linears),
         attends=trace.own and any(block.attention is not None for block in blocks),
     )
     return replace(roles, rotates=rotates(model, trace, roles))
@@ -86,7 +87,7 @@ def _beside(model: nn.Module, list_name: str, known: set[str | None]) -> list[st
     """What is said of large parts beside the blocks: towers for images and sound."""
     sizes = Counter[str]()
     for name, parameter in model.named_parameters():
-        path, leaf = name.rsplit(".", 1) if "." in name else ("", name)
+        path = name.rpartition(".")[0]
         if name.startswith(list_name + ".") or path in known:
             continue
         parts = name.split(".")

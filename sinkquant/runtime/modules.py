@@ -8,6 +8,7 @@ from torch.nn.functional import layer_norm
 
 from sinkquant.errors import SinkquantError
 from sinkquant.models.attention import register
+from sinkquant.models.transposed import as_linear
 from sinkquant.runtime.config import SinkquantQuantization
 from sinkquant.runtime.embedding import QuantizedEmbedding
 from sinkquant.runtime.kv import balance_shapes, install, prefix_shapes
@@ -62,7 +63,7 @@ def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
     dtype, head = next(model.parameters()).dtype, model.get_output_embeddings()  # type: ignore[operator]
     for name, scheme in config.linears.items():
         try:
-            linear = model.get_submodule(name)
+            linear = as_linear(model.get_submodule(name))
         except AttributeError as error:
             raise SinkquantError(
                 f"the checkpoint quantizes {name}, which this version of the model does not have; "

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
-from sinkquant.models.norm import clear, gain
+from sinkquant.models.norm import clear, gain, scale_output
 from sinkquant.models.roles import Norm, Roles
 
 ROWS = 8192  # rows scaled at a time: a head is as large as many blocks
 
 
 def fold_norm(model: nn.Module, norm: Norm, readers: tuple[str, ...]) -> None:
-    """W ← W·diag(gain) for every reader (a norm's bias, where there is one, goes into the readers' biases)."""
+    """W ← W·diag(gain) for every reader.
+
+    A norm's bias goes into the readers' biases if all of them have one; a model's class need not have a place for
+    another. Else it stays in the norm, by the gain smaller, where a gain of zero stays too.
+    """
     module = model.get_submodule(norm.name)
-    scale, shift = gain(module, norm.kind), getattr(module, "bias", None)
+    linears = [model.get_submodule(name) for name in readers]
+    shift = getattr(module, "bias", None)
+    stays = shift is not None and any(linear.bias is None for linear in linears)
+    factor = gain(module, norm.kind)
+    if stays:
+        factor = torch.where(factor == 0, 1.0, factor)
     with torch.no_grad():
-        for name in readers:
-            linear = model.get_submodule(name)
-            assert isinstance(linear, nn.Linear)
+        for linear in linears:
+            weight: Any = linear.weight
+            if shift is not None and not stays:
+                bias: Any = linear.bias
+                bias.copy_(bias.double() + weight.double() @ shift.double())
+            for rows in weight.split(ROWS):
+                rows.copy_(rows.double() * factor.to(rows.device))
+        if stays:
+            scale_output(module, norm.kind, 1 / factor)
+        else:
+            clear(module, norm.kind)
             if shift is not None:
-                weight = linear.weight.double()
-                added = weight @ shift.double()  # type: ignore[operator]
-                before = added.new_zeros(added.shape) if linear.bias is None else linear.bias.double()
-                linear.bias = nn.Parameter((before + added).to(linear.weight.dtype), requires_grad=False)
-            for rows in linear.weight.split(ROWS):
-                rows.copy_(rows.double() * scale.to(rows.device))
-        clear(module, norm.kind)
-        if shift is not None:
-            shift.zero_()  # type: ignore[operator]
+                shift.zero_()
 
 
 def untie(model: nn.Module, roles: Roles) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sinkquant.models.roles import Attention, Norm, NormKind
+from sinkquant.models.norm import scale_output
+from sinkquant.models.roles import Attention, Norm
 from sinkquant.transforms.rotation import Rotation
 
 FLOOR = 1e-5  # of the mean: channels that are never used must not be blown up
@@ -56,11 +57,10 @@ def _power(moment: Tensor, exponent: float) -> Tensor:
 
 
 def scale_norm(model: nn.Module, norm: Norm, readers: tuple[str, ...], d: Tensor) -> None:
-    """The norm's output ← output·d, its readers' weights ← W / d; the norm must have been folded."""
+    """The norm's output ← output·d, its readers' weights ← W / d; which stays exact whatever the norm's weight."""
     module = model.get_submodule(norm.name)
+    scale_output(module, norm.kind, d)
     with torch.no_grad():
-        weight = d - 1 if norm.kind is NormKind.RMS_OFFSET else d
-        module.weight.copy_(weight)  # type: ignore[union-attr, operator]
         for name in readers:
             linear = model.get_submodule(name)
             linear.weight.copy_(linear.weight.double() / d)  # type: ignore[union-attr, operator, arg-type]

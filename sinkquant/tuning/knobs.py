@@ -37,6 +37,8 @@ def block_knobs(block: nn.Module) -> list[Knob]:
     for path, module in block.named_modules():
         own = dict(module.named_buffers(recurse=False)) | dict(module.named_parameters(recurse=False))
         for name, tensor in own.items():
+            if not tensor.is_floating_point():  # masks and the like may bear any name
+                continue
             full = f"{path}.{name}" if path else name
             if isinstance(module, QuantizedLinear) and name in SCALES:
                 found.append(_knob(full, tensor, tensor.abs()))
@@ -54,7 +56,7 @@ def _gain(norm: nn.Module, weight: Tensor) -> Tensor:
     with torch.no_grad():
         try:
             return ((norm(signs) - norm(-signs)) / 2).abs()
-        except TypeError:  # a norm that takes a gate as well
+        except Exception:  # a norm that takes a gate as well, or heads, says so by an error of any kind
             return weight.abs()
 
 
