@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 Turns = list[dict[str, str]]  # each with role and content
 
-ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant"}
+ROLES = {
+    "human": "user", "prompter": "user",
+    "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "ai": "assistant", "model": "assistant",
+}  # fmt: skip
 _WHO = ("role", "from", "speaker")
 _WHAT = ("content", "value", "text")
 
@@ -70,8 +73,8 @@ def _is_message(entry: Mapping[Any, Any]) -> bool:
 
 
 def _role(entry: Mapping[Any, Any]) -> str:
-    name = str(_first(entry, _WHO))
-    return ROLES.get(name.lower(), name)
+    name = str(_first(entry, _WHO)).lower()
+    return ROLES.get(name, name)
 
 
 def _first(entry: Mapping[Any, Any], keys: Sequence[str]) -> object:

@@ -18,6 +18,7 @@ ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 PACKED = (".gz", ".bz2", ".zst", ".lz4")
 SUFFIXES = (*TEXT[1:], *ROWS)
 LONGEST = 2**28  # characters of one row: a file without line ends would fill the memory
+_REST = "\0"  # a name that no column has: zero bytes are refused
 CHUNK = 2**20  # characters of a line of plain text that are read at once
 
 
@@ -145,7 +146,7 @@ def _csv(path: Path) -> Iterator[Row]:
         header = file.readline(CHUNK)
     delimiter = "\t" if _kind(path) == ".tsv" else max(",;\t|", key=header.count)
     with _opened(path, newline="") as file:
-        reader = csv.DictReader((_without_zeros(line, path) for line in file), delimiter=delimiter, restkey="")
+        reader = csv.DictReader((_without_zeros(line, path) for line in file), delimiter=delimiter, restkey=_REST)
         while True:
             try:
                 with _long_fields():
@@ -156,7 +157,16 @@ def _csv(path: Path) -> Iterator[Row]:
                 ) from error
             if row is None:
                 return
-            yield {key: value.replace("\r\n", "\n") if isinstance(value, str) else value for key, value in row.items()}
+            yield _whole(row, delimiter)
+
+
+def _whole(row: dict[str, Any], delimiter: str) -> Row:
+    """The row with what is too many of fields back in its last column: text without quotes was cut there."""
+    rest = row.pop(_REST, [])
+    if rest:
+        last = list(row)[-1]
+        row[last] = delimiter.join([row[last], *rest])
+    return {key: value.replace("\r\n", "\n") if value is not None else None for key, value in row.items()}
 
 
 @contextmanager

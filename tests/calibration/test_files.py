@@ -56,6 +56,8 @@ GOOD: list[tuple[str, str | bytes, str]] = [
     ("a.csv", f'id;text\r\n1;"{ONE}"\r\n2;"{TWO}"\r\n', BOTH),
     ("a.csv", f'id,text\n1,"{ONE}\nAnd, ""more"""\n', f'{ONE}\nAnd, "more"\n\n'),
     ("a.csv", f"text\n{'word ' * 60_000}\n", f"{'word ' * 60_000}\n\n"),
+    ("a.csv", f"text\nOne, two; three\n{ONE}\n", f"One, two; three\n\n{ONE}\n\n"),
+    ("a.csv", "id,text\n1,One, two, three\n2\n", "One, two, three\n\n"),
     ("a.tsv", f"id\ttext\n1\t{ONE}\n2\t{TWO}\n", BOTH),
     ("a.txt.gz", gzip.compress(ONE.encode()), ONE),
     ("a.jsonl.gz", gzip.compress(LINES.encode()), BOTH),

@@ -51,6 +51,8 @@ ROWS: list[tuple[str, dict[str, Any], str, str]] = [
     ("ShareGPT", {"id": "identity_5feceb66", "conversations": [HUMAN, GPT]}, TALK, "the column 'conversations'"),
     ("columns of messages", {"conversations": {"from": ["human", "gpt"], "value": ["Hi", "Hello"]}}, TALK,
      "the column 'conversations'"),
+    ("other names of roles", {"messages": [message("Human", "Hi"), message("AI", "Hello")]}, TALK,
+     "the column 'messages'"),
     ("turns without roles", {"dialog": ["Hi", "Hello"]}, TALK, "the column 'dialog'"),
     ("conversation in a column of its own name", {"id": UUID, "exchange": [HI, HELLO]}, TALK, "the column 'exchange'"),
     ("prompt and completion", {"prompt": "Hi", "completion": "Hello"}, TALK, "the columns 'prompt', 'completion'"),
