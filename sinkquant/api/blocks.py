@@ -34,7 +34,7 @@ def quantize_blocks(
             install_kv(model, block, plan)
         return
     walk = Walk(model, roles, ids)
-    start = store.finished()
+    start = 0 if walk.shares else store.finished()  # what finished blocks would hand on is not stored
     for index in range(start):
         restore_block(model, roles.blocks[index], plan, *store.block(index))
     if start:

@@ -128,6 +128,12 @@ class Walk:
         """How block `index` is called, for every batch, without the stream."""
         return self._arguments[index]
 
+    @property
+    def shares(self) -> bool:
+        """Whether blocks hand things on beside the stream, in something that they are all given empty."""
+        first = [args + tuple(kwargs.values()) for args, kwargs in self._arguments[0]]
+        return any(isinstance(x, dict | list) and not x for values in first for x in values)
+
     def run(self, visit: Visitor, progress: Progress | None = None, start: int = 0) -> list[Tensor]:
         """Hand every block from `start` on to `visit`, whose result is the next block's input. Returns the last."""
         with own_attention(self.model, self.roles.attends):

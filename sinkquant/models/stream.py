@@ -44,6 +44,19 @@ class Stream:
         return tuple(hidden if i == index else None for i in range(count))
 
 
+def by_token(hidden: Tensor, batch: int, tokens: int) -> Tensor:
+    """A stream as (batch, tokens, channels); several streams side by side, in front of or behind those axes, are the
+    channels of one."""
+    if hidden.shape[-3:-1] == (batch, tokens):
+        return hidden.movedim((-3, -2), (0, 1)).flatten(2)
+    return hidden.flatten(2)
+
+
+def is_by_token(hidden: Tensor, batch: int, tokens: int) -> bool:
+    """Whether `by_token` knows the axes of a stream."""
+    return (batch, tokens) in (hidden.shape[:2], hidden.shape[-3:-1])
+
+
 def link(output: Any, arguments: Arguments) -> Stream | None:
     """How the stream goes from a block with `output` to one called with `arguments`; None if it does not."""
     outputs = [output] if isinstance(output, Tensor) else list(output) if isinstance(output, tuple | list) else []

@@ -16,9 +16,9 @@ from torch import nn
 from sinkquant.errors import SinkquantError
 from sinkquant.models.explain import explain_block
 from sinkquant.models.norm import norm_kind
-from sinkquant.models.record import Trace, collinear, is_plain, record, run_tokens
+from sinkquant.models.record import TOKENS, Trace, collinear, is_plain, record, run_tokens
 from sinkquant.models.roles import Norm, Roles
-from sinkquant.models.stream import Stream, carried, link
+from sinkquant.models.stream import Stream, carried, is_by_token, link
 from sinkquant.models.verify import rotates, verify_blocks
 
 TOWER = 0.02  # of a model's weights: what is named that lies beside the blocks
@@ -37,6 +37,11 @@ def trace_roles(model: nn.Module) -> Roles:
     blocks = tuple(explain_block(model, trace, name, stream, shared) for name, stream in streams.items())
     blocks = verify_blocks(model, trace, blocks)
     first = blocks[0].stream.taken(trace.of(names[0]).arguments)
+    if not is_by_token(first, 1, TOKENS):
+        raise SinkquantError(
+            f"{type(model).__name__}: its blocks take {tuple(first.shape)} for {TOKENS} tokens, not a vector a token, "
+            "which is not supported yet."
+        )
     last = blocks[-1].stream.given(trace.of(names[-1]).result)
     final = next(
         (e for e in trace.events if e.input.data_ptr() == last.data_ptr() and norm_kind(e.module) is not None), None
@@ -66,6 +71,7 @@ def trace_roles(model: nn.Module) -> Roles:
 
 def _trace(model: nn.Module) -> Trace:
     """A trace with our attention function where it computes what the model's own does, else with the model's own."""
+    versions = [parameter._version for parameter in model.parameters()]
     try:
         plain = run_tokens(model, own=False)
     except Exception as error:  # whatever a model's code raises that wants more than token ids
@@ -73,6 +79,11 @@ def _trace(model: nn.Module) -> Trace:
             f"{type(model).__name__} does not run on token ids alone ({type(error).__name__}: {error}): "
             "only decoders of text are supported."
         ) from error
+    if versions != [parameter._version for parameter in model.parameters()]:
+        raise SinkquantError(
+            f"{type(model).__name__} changes its weights while it runs, which rounded weights cannot follow; this "
+            "architecture is not supported."
+        )
     try:
         trace = record(model, own=True)
     except Exception:  # an argument that our function does not know, or a class that does not take another one

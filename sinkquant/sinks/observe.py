@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sinkquant.calibration.walk import BlockRun, Walk
 from sinkquant.models.attention import AttentionCall, stages
 from sinkquant.models.roles import Roles
+from sinkquant.models.stream import by_token
 from sinkquant.sinks.signals.down_input import down_input_peaks
 from sinkquant.sinks.signals.kv_norms import head_mean_norm
 from sinkquant.sinks.signals.received_attention import ABOVE, received_attention
@@ -67,7 +68,8 @@ def observe(
     def visit(run: BlockRun) -> list[Tensor]:
         nonlocal heads
         if run.index == 0:
-            embeddings.extend(token_peaks(x)[0] for x in run.inputs)
+            pairs = zip(run.inputs, run.masks, strict=True)
+            embeddings.extend(token_peaks(by_token(x, *mask.shape))[0] for x, mask in pairs)
         attended: list[dict[str, Tensor]] = []
 
         def tap(module: nn.Module, call: AttentionCall) -> AttentionCall:
@@ -78,8 +80,9 @@ def observe(
         down = model.get_submodule(run.roles.down) if run.roles.down else None
         with stages(attention, tap), down_input_peaks(down) as peaks:
             outputs = [run.forward(batch) for batch in run.batches()]
+        tokens = [by_token(x, *mask.shape) for x, mask in zip(outputs, run.masks, strict=True)]
         heads = max(heads, run.roles.attention.heads if run.roles.attention else 0)
-        layers.append(_layer(outputs, peaks, attended, plain))
+        layers.append(_layer(tokens, peaks, attended, plain))
         return outputs
 
     Walk(model, roles, ids).run(visit, progress)
@@ -108,11 +111,12 @@ def _layer(
     residual, channel = (torch.cat(x) for x in zip(*(token_peaks(o) for o in outputs), strict=True))
     nothing = torch.zeros_like(residual)
     layer = {"residual": residual, "channel": channel, "down": nothing, "column": torch.zeros_like(channel)}
-    if peaks:
-        shape = residual.shape  # some models hand their feed-forward flat rows
+    shape = residual.shape  # some models hand their feed-forward flat rows, some only those of an expert
+    if peaks and sum(p.numel() for p, _ in peaks) == shape.numel():
         layer["down"] = torch.cat([p.reshape(-1) for p, _ in peaks]).reshape(shape)
         layer["column"] = torch.cat([c.reshape(-1) for _, c in peaks]).reshape(shape)
     for name in ("received", "heads_above", "key_norm", "value_norm", "logit_mass"):
-        layer[name] = torch.cat([a[name] for a in attended]) if attended else nothing
+        seen = torch.cat([a[name] for a in attended]) if attended else nothing
+        layer[name] = seen if seen.shape == shape else nothing  # attention over other keys than the tokens'
     layer["channels"] = channel_ratio(torch.cat(outputs)[:plain])
     return layer

@@ -61,7 +61,9 @@ CLASSES = {"BertLMHead": "BertLMHeadModel", "Qwen3_5Text": "Qwen3_5ForCausalLM"}
 def make(family: str, **more: Any) -> Any:
     torch.manual_seed(0)
     name = family.removesuffix("LMHead")
-    sizes = {key: size for key, size in (SIZES | FAMILIES[family].sizes | more).items() if size is not None}
+    sizes = {
+        key: size for key, size in (SIZES | FAMILIES.get(family, Family()).sizes | more).items() if size is not None
+    }
     config = getattr(transformers, f"{name}Config")(**sizes)
     model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
     with torch.no_grad():
@@ -119,6 +121,28 @@ def test_the_number_of_passes_does_not_grow_with_depth() -> None:
         trace_roles(model)
         passes.append(count[0])
     assert passes[0] == passes[1] <= 10
+
+
+LATENT = dict(q_lora_rank=12, kv_lora_rank=12, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=12, head_dim=None)
+INDEXER = dict(index_topk=16, index_n_heads=2, index_head_dim=8, num_key_value_heads=4, n_routed_experts=4)
+REFUSED = {
+    "Rwkv": ({"attention_hidden_size": 48, "head_dim": None}, "changes its weights while it runs"),
+    "ProphetNet": (
+        {"num_hidden_layers": None, "num_decoder_layers": 2, "num_decoder_attention_heads": 4, "is_decoder": True},
+        "not a vector a token",
+    ),
+    "GlmMoeDsa": (
+        EXPERTS | LATENT | INDEXER | {"n_group": 1, "topk_group": 1},
+        "hand on more than the residual stream",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_what_cannot_be_run_block_by_block_is_refused(family: str) -> None:
+    sizes, reason = REFUSED[family]
+    with pytest.raises(SinkquantError, match=reason):
+        trace_roles(make(family, **sizes))
 
 
 def test_a_model_that_does_not_run_on_token_ids_is_refused() -> None:
