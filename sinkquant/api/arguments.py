@@ -45,6 +45,20 @@ def float_dtype(dtype: torch.dtype | str) -> None:
         raise UsageError(f"dtype is {dtype} but must be auto, float32, bfloat16 or float16.")
 
 
+def known_devices(device_map: Any) -> None:
+    """Raise UsageError for a device that torch does not know or does not find here."""
+    for place in device_map.values() if isinstance(device_map, dict) else [device_map]:
+        if place is None or place in ("auto", "balanced", "balanced_low_0", "sequential", "disk"):
+            continue
+        try:
+            torch.empty(0, device=place)
+        except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+            raise UsageError(
+                f"device_map asks for {place!r}, which torch does not find here: name another device, such as cpu, "
+                "or auto."
+            ) from error
+
+
 def _fits(value: Any, hint: Any) -> bool:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:

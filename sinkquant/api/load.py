@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sinkquant.api.arguments import checked, float_dtype
+from sinkquant.api.arguments import checked, float_dtype, known_devices
 from sinkquant.checkpoint.manifest import read_manifest, verify
 from sinkquant.errors import SinkquantError, unknown
 from sinkquant.models.load import quiet
@@ -52,6 +52,7 @@ def load(
     if execution not in EXECUTIONS:
         raise unknown("execution", execution, EXECUTIONS)
     float_dtype(dtype)
+    known_devices(device_map)
     manifest = read_manifest(folder)
     register_config()
     register_runtime()

@@ -33,6 +33,9 @@ class Stages:
             yield
             if not steps:
                 self._tell(name, 1, 1)
+        except Exception as error:
+            error.add_note(f"in stage {name}")
+            raise
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
             self.peaks[name] = peak_memory()

@@ -87,6 +87,12 @@ def test_types_that_nothing_computes_in(dtype: Any, tmp_path: Path) -> None:
         sinkquant.load(tmp_path, dtype=dtype)
 
 
+@pytest.mark.parametrize("place", ["foo", "cuda:99", 99, {"": "foo"}, {"model": "cpu", "lm_head": 99}, 2.5])
+def test_devices_that_are_not_there(place: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="which torch does not find here: name another device"):
+        sinkquant.load(tmp_path, device_map=place)
+
+
 def test_what_fits_is_passed_on_as_it_is() -> None:
     @checked
     def take(path: str | Path, *, names: Sequence[str] | None = None, make: Callable[[int], int] | None = None) -> Any:

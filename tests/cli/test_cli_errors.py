@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import typer
 
+from sinkquant.api.stages import Stages
 from sinkquant.cli.failures import one_sentence
-from sinkquant.errors import SinkquantError, UsageError
+from sinkquant.errors import SinkquantError, UsageError, out_of_memory
 
 Cli = Callable[..., Any]
 
@@ -146,6 +147,21 @@ def test_an_unexpected_error_is_a_sentence_with_a_log(
     text = log.read_text(encoding="utf-8")
     for part in ("command: ", "platform: ", "torch: ", "sinkquant: ", "Traceback", "test_cli_errors.py", "KeyError"):
         assert part in text, part
+
+
+def test_memory_that_torch_does_not_get_is_memory() -> None:
+    import torch
+
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        torch.empty(2**50)
+    assert out_of_memory(caught.value)
+    assert not out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_a_log_says_in_which_stage_it_was() -> None:
+    with pytest.raises(KeyError) as caught, Stages(lambda *_: None)("export"):
+        raise KeyError("x")
+    assert caught.value.__notes__ == ["in stage export"]
 
 
 def test_a_log_goes_where_it_can_be_written(
