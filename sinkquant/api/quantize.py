@@ -102,7 +102,8 @@ def quantize(
 
     Without a recipe `bits` of the weights (4 or 8, default 8), `target` ("sink-aware" or "portable") and detection
     choose one, and what plain quantization does better on held-out text is written plain. `dry_run` stops after the
-    plan. `planned` gets plan and cost estimate before work starts. Errors are SinkquantError.
+    plan. `planned` gets plan and cost estimate before work starts. `overwrite` replaces an empty folder or a
+    checkpoint, nothing else; a place that cannot be written is refused before the work. Errors are SinkquantError.
     """
     refuse_both(recipe, bits, target)
     if output is None and not dry_run:
@@ -175,7 +176,7 @@ def run(
         options.planned(plan, estimate(plan, shapes, text.numel()))
     if dry_run or target is None:
         return Result(None, plan, report, {}, stages.seconds, peak_memory())
-    check_space(target, plan.bytes)
+    check_space(target.parents[1], plan.bytes)
 
     begins = tokenizer.bos_token_id if bos and tokenizer.bos_token_id not in plan.prefix else None
     ids, held_ids = (with_bos(part, begins) for part in (text, held_out))

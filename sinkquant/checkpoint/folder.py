@@ -58,7 +58,11 @@ class Claim:
         return True
 
     def _swap(self, folder: Path) -> bool:
-        """Change places with the folder that was to be replaced; False if it is not the same any more."""
+        """Change places with the folder that was to be replaced; False if it is not the same any more.
+
+        Where the file system cannot exchange folders, the old one steps aside first: a run that is killed between the
+        two renames leaves it in the work folder, and the next one puts it back.
+        """
         if not self._may_go(self.target):
             return False
         shutil.copymode(self.target, folder)
@@ -116,13 +120,12 @@ def claim(output: str | Path, *, overwrite: bool = False, source: Path | None = 
                 folder.rmdir()  # stays where the checkpoint is in it
 
 
-def check_space(target: Path, needed: int) -> None:
-    """Refuse to start where `needed` bytes (and a tenth more) do not fit on the target's disk."""
-    parent = next(p for p in (target, *target.absolute().parents) if p.exists())
-    free = shutil.disk_usage(parent).free
+def check_space(folder: Path, needed: int) -> None:
+    """Refuse to start where `needed` bytes (and a tenth more) do not fit on the disk of `folder`."""
+    free = shutil.disk_usage(folder).free
     if free < needed * 1.1:
         raise SinkquantError(
-            f"{parent} has {free / 1e6:.0f} MB left and the checkpoint needs {needed / 1e6:.0f} MB: free some space."
+            f"{folder} has {free / 1e6:.0f} MB left and the checkpoint needs {needed / 1e6:.0f} MB: free some space."
         )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 
 
-def lock(path: Path) -> BinaryIO | None:
+def lock(path: Path) -> FileIO | None:
     """The file `path`, made where it is not there and locked until it is closed; None while another holds it.
 
     On a file system that has no locks the file's being there is the lock.
@@ -38,13 +38,13 @@ def lock(path: Path) -> BinaryIO | None:
         file.close()  # its holder removed it after it was opened here
 
 
-def _open(path: Path) -> tuple[BinaryIO, bool]:
+def _open(path: Path) -> tuple[FileIO, bool]:
     """The file for reading and writing, and whether it was made."""
     while True:
         try:
-            return path.open("x+b"), True
+            return path.open("x+b", buffering=0), True
         except FileExistsError:
             try:
-                return path.open("r+b"), False
+                return path.open("r+b", buffering=0), False
             except FileNotFoundError:
                 continue

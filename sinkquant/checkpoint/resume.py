@@ -12,9 +12,10 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -41,7 +42,7 @@ class ResumeStore:
     def __init__(self, facts: dict[str, Any]) -> None:
         """`facts`: JSON-ready description of model, recipe, text, prefix, code and machine."""
         self._folder: Path | None = None  # None: nothing is kept
-        self._lock: BinaryIO | None = None
+        self._lock: FileIO | None = None
         self._blocks, self._files = 0, dict[str, str]()
         key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
         try:

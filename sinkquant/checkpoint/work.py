@@ -9,8 +9,8 @@ import hashlib
 import os
 import shutil
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from sinkquant.checkpoint.lock import lock
 
@@ -28,7 +28,7 @@ def work_folder(target: Path) -> Path:
     return target.with_name(f".{name}.sinkquant")
 
 
-def hold(work: Path) -> BinaryIO | None:
+def hold(work: Path) -> FileIO | None:
     """The work folder's lock, None while another run holds it."""
     while True:
         work.mkdir(exist_ok=True)
@@ -36,13 +36,12 @@ def hold(work: Path) -> BinaryIO | None:
             return lock(work / LOCK)
 
 
-def try_out(held: BinaryIO, work: Path, target: Path) -> None:
+def try_out(held: FileIO, work: Path, target: Path) -> None:
     """Write what later runs recognise the folder by, and see that bytes and long names have room here."""
     put_back(work / OLD, target)
     _empty(work)
     held.truncate(0)
     held.write(MARK + os.fsencode(target.name))
-    held.flush()
     os.fsync(held.fileno())
     (work / LONG).touch()
     (work / LONG).unlink()

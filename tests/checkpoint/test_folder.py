@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -181,6 +182,17 @@ def test_places_that_cannot_work_are_refused_before_the_work(place: str, overwri
     with pytest.raises(UsageError), claim(output, overwrite=overwrite):
         pytest.fail("the work began")
     assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.parametrize("call", ["fsync", "mkdir"])
+def test_a_full_disk_is_noticed_before_the_work(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(SinkquantError, match=r"no space left on device.*: free some space"), claim(tmp_path / "out"):
+        pytest.fail("the work began")
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("length", [200, 201, 250, 255])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,20 @@ def test_the_page_is_self_contained_and_outside(cli: Cli, out: Path, tmp_path: P
     assert not (out / "report.html").exists()
     nowhere = cli("inspect", out, "--html", tmp_path / "none" / "report.html")
     assert nowhere.exit_code == 2 and "is no folder" in nowhere.stderr
+
+
+def test_a_full_disk_keeps_the_old_page(cli: Cli, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    page = tmp_path / "report.html"
+    page.write_text("old")
+    monkeypatch.setattr(os, "fsync", full)
+    result = cli("inspect", out, "--html", page)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "no space is left" in result.stderr
+    assert page.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [page]
 
 
 def test_verify_says_so(cli: Cli, out: Path) -> None:
