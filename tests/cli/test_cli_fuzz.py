@@ -128,6 +128,7 @@ quantize model -o out --set calibration.seed=99999999999999999999999
 quantize model -o out --set transforms.seed=99999999999999999999999
 quantize model -o out --set sinks.prefix=some
 quantize model -o out --set sinks.prefix=[-1]
+quantize model -o out --recipe w8a8-static --set sinks.prefix=[99999]
 quantize model -o out --set tuning.epochs=-1
 quantize model -o out --calibration nowhere.txt
 quantize model -o out --calibration short.txt
