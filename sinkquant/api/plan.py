@@ -107,8 +107,14 @@ def raised(plan: Plan, names: Collection[str], shapes: Shapes, note: str) -> Pla
         weight = linears[name].weight
         assert weight is not None
         linears[name] = replace(linears[name], weight=replace(weight, bits=8, words=words))
-    bits = {**plan.bits, **dict.fromkeys(names, 8)}
-    size = _size(bits, shapes, linears)
+    return reshaped(plan, linears, {**plan.bits, **dict.fromkeys(names, 8)}, shapes, note)
+
+
+def reshaped(
+    plan: Plan, linears: Mapping[str, LinearScheme], bits: Mapping[str, int], shapes: Shapes, note: str
+) -> Plan:
+    """The plan with other schemes and bits, its size after them, and one more note."""
+    size = _size(bits, shapes, linears) + _spendable(plan.recipe, shapes, linears)
     return replace(plan, linears=linears, bits=bits, bytes=size, notes=(*plan.notes, note))
 
 

@@ -18,6 +18,7 @@ from sinkquant.api.detect import detect_loaded
 from sinkquant.api.estimate import Estimate, estimate
 from sinkquant.api.export import export
 from sinkquant.api.load import load
+from sinkquant.api.loadable import loadable
 from sinkquant.api.plan import Plan, make_plan, refuse_plan
 from sinkquant.api.stages import Progress, Stages, peak_memory
 from sinkquant.api.texts import prefix_of, read_texts, with_bos
@@ -171,6 +172,7 @@ def run(
     prefix = prefix_of(chosen, report)
     shapes = _shapes(network, roles)
     plan = make_plan(chosen, prefix, roles, shapes, no_prefix(network, roles, prefix, text))
+    plan = loadable(plan, network, roles, shapes)
     plan = replace(plan, notes=(*why, *texts.notes, *plan.notes))
     if options.planned is not None:
         options.planned(plan, estimate(plan, shapes, text.numel()))
@@ -264,7 +266,8 @@ def _shapes(model: nn.Module, roles: Roles) -> dict[str, tuple[int, int]]:
 def _quantize_ends(model: Any, roles: Roles, plan: Plan) -> None:
     """Embedding and head to 8 bits, where the recipe says so."""
     settings = plan.recipe.weights
-    if settings.head_bits == 16 and settings.embedding_bits == 16:
+    embedding_bits = plan.bits[roles.embedding]
+    if settings.head_bits == 16 and embedding_bits == 16:
         return
     if model.config.tie_word_embeddings:
         untie(model, roles)
@@ -274,6 +277,6 @@ def _quantize_ends(model: Any, roles: Roles, plan: Plan) -> None:
         assert scheme.weight is not None
         codes = round_to_nearest(head.weight, scheme.weight, search=True)
         replace_module(model, roles.head, QuantizedLinear.from_linear(head, scheme, codes))
-    if settings.embedding_bits < 16:
+    if embedding_bits < 16:
         made = QuantizedEmbedding.from_embedding(model.get_submodule(roles.embedding))
         replace_module(model, roles.embedding, made)
