@@ -111,8 +111,8 @@ def head_is_separate(model: PreTrainedModel, ids: Tensor, *, tokens: int = 16) -
     is 1e-5 of the largest logit.
     """
     decoder, head = model.get_decoder(), model.get_output_embeddings()
-    if decoder is model or head is None:
-        return False
+    if decoder is model or head is None or not isinstance(decoder, PreTrainedModel):
+        return False  # some families call a part of their head the decoder
     probe = ids[:1, :tokens].to(model.device)
     states = getattr(decoder(input_ids=probe, use_cache=False), "last_hidden_state", None)
     if states is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaForCausalLM
@@ -66,3 +68,22 @@ def test_the_estimate_grows_with_the_text(tiny_llama: LlamaForCausalLM) -> None:
     assert large.memory > small.memory > 600e6
     tuned = estimate(plan(tiny_llama, "w4a4kv4", "tuning.epochs=5", "tuning.tokens=null"), shapes, 10_000_000)
     assert tuned.seconds > 1.5 * large.seconds
+
+
+def test_a_recipe_of_keys_and_values_alone_needs_an_attention_that_can_be_seen(tiny_llama: LlamaForCausalLM) -> None:
+    roles = trace_roles(tiny_llama)
+    blind = replace(roles, attends=False, blocks=tuple(replace(block, attention=None) for block in roles.blocks))
+    shapes = _shapes(tiny_llama, roles)
+    with pytest.raises(UsageError, match="nothing would be quantized: the attention of this architecture"):
+        make_plan(load_recipe("kv4", ()), (), blind, shapes, None)
+    made = make_plan(load_recipe("w4a8kv4", ()), (), blind, shapes, None)
+    assert any("keys and values stay in full precision" in note for note in made.notes)
+    with pytest.raises(UsageError, match="a class of their own"):
+        make_plan(load_recipe("w8a8", ()), (), replace(roles, own_linears=True), shapes, None)
+
+
+def test_what_is_said_of_many_blocks_is_said_once(tiny_llama: LlamaForCausalLM) -> None:
+    roles = trace_roles(tiny_llama)
+    said = replace(roles, blocks=tuple(replace(block, unexplained=("b",) * 2) for block in roles.blocks))
+    made = make_plan(load_recipe("w8a8", ()), (), said, _shapes(tiny_llama, roles), None)
+    assert [note for note in made.notes if note.endswith(": b")] == ["every block: b"]
