@@ -27,6 +27,7 @@ def build(family: str, folder: Path) -> None:
         model(input_ids=torch.arange(3, 40)[None], use_cache=False)
     model.generation_config.forced_eos_token_id = None
     model.save_pretrained(folder)
+    AutoModelForCausalLM.from_pretrained(folder)  # the text part of some composite models is no type of its own
     tokenizer().save_pretrained(folder)
 
 
