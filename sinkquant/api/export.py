@@ -81,5 +81,5 @@ def _quantization(model: Any, roles: Roles, plan: Plan, schemes: dict[str, Linea
         kv_shapes={a.module: (a.kv_heads, a.head_dim, a.value_dim) for a in attentions},
         embeddings=tuple(n for n, m in model.named_modules() if isinstance(m, QuantizedEmbedding)),
         final_norm=roles.final_norm.name if roles.final_norm else None,
-        untied_head=not model.config.tie_word_embeddings,
+        untied_head=not getattr(model.config, "tie_word_embeddings", False),
     )

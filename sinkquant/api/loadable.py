@@ -12,34 +12,44 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sinkquant.api.plan import Plan, Shapes, reshaped
 from sinkquant.errors import UsageError
 from sinkquant.models.merged import merges
 from sinkquant.models.record import run_tokens
 from sinkquant.models.roles import Roles, Site
+from sinkquant.recipes.schema import Recipe
 
 
-def loadable(plan: Plan, model: Any, roles: Roles, shapes: Shapes) -> Plan:
-    """The plan that a loader can carry out. Raises UsageError where nothing would be left of it."""
+def asked_by_stock(recipe: Recipe, model: Any, roles: Roles) -> frozenset[str]:
+    """The linears whose float weight stock transformers looks for while it loads; packed ones have none.
+
+    Raises UsageError where that is all of them.
+    """
+    if recipe.target != "portable" or recipe.weights.bits >= 8:
+        return frozenset()
+    names = {name for block in roles.blocks for name in block.linears}
+    asked = frozenset(initialized(model, names))
+    if asked == names:
+        raise UsageError(
+            "stock transformers looks for the float weight of every linear of this architecture while it loads, which "
+            "packed ones do not have: use --recipe w8a8, or a sink-aware recipe such as --recipe w4a8kv4."
+        )
+    return asked
+
+
+def loadable(plan: Plan, model: Any, roles: Roles, shapes: Shapes, asked: frozenset[str]) -> Plan:
+    """The plan that a loader can carry out; `asked` is what `asked_by_stock` found."""
     if plan.recipe.target == "sink-aware":
         return _keep_a_parameter(plan, model, roles, shapes)
-    packed = {n for n, s in plan.linears.items() if s.weight is not None and s.weight.packed}
-    asked = initialized_by_parents(model, packed)
     sites = [site for block in roles.blocks for site in block.sites]
     plan = _leave_alone(plan, [site for site in sites if set(site.linears) & asked], shapes)
     if any(scheme.activation is not None and scheme.activation.mode == "dynamic" for scheme in plan.linears.values()):
         plan = _float_inputs(plan, flat_inputs(model, plan.linears), shapes)
     if merges(model):
-        plan = replace(
-            plan,
-            notes=(
-                *plan.notes,
-                "tensors that transformers merges while loading, such as experts, are "
-                "stored merged, which serving engines may not read",
-            ),
-        )
+        note = "what transformers merges while loading, such as experts, is stored merged: not all engines read that"
+        plan = replace(plan, notes=(*plan.notes, note))
     return plan
 
 
@@ -58,11 +68,6 @@ def _leave_alone(plan: Plan, sites: Iterable[Site], shapes: Shapes) -> Plan:
     if not names:
         return plan
     linears = plan.linears | {name: replace(plan.linears[name], weight=None, activation=None) for name in names}
-    if not any(scheme.weight for scheme in linears.values()):
-        raise UsageError(
-            "stock transformers looks for the float weight of every linear here while it loads: use a sink-aware "
-            "recipe, such as --recipe w8a8-static, or --recipe w8a8."
-        )
     note = (
         f"{_some(names)} stay in float: transformers looks for their weights while it loads, and packed ones have none"
     )
@@ -106,13 +111,11 @@ def flat_inputs(model: nn.Module, names: Collection[str]) -> set[str]:
     return found
 
 
-def initialized_by_parents(model: Any, names: Collection[str]) -> set[str]:
-    """Which of the linears have a weight that a module around them initializes, as a loader does for what is missing.
+def initialized(model: Any, names: Collection[str]) -> set[str]:
+    """Which of the linears have a weight that their family initializes, as a loader does with what is missing.
 
     Tried on an empty copy of the model: without its `weight`, such a linear makes that initialization fail.
     """
-    if not names:
-        return set()
     with torch.device("meta"):
         empty: Any = AutoModelForCausalLM.from_config(model.config)
     found = set()
@@ -120,16 +123,22 @@ def initialized_by_parents(model: Any, names: Collection[str]) -> set[str]:
         linear = empty.get_submodule(name)
         weight = linear.weight
         del linear.weight
-        try:
-            for parent in _around(name):
-                empty._init_weights(empty.get_submodule(parent))
-        except AttributeError:
-            found.add(name)
+        fails = _fails(empty, name)
         linear.weight = weight
+        if fails and not _fails(empty, name):
+            found.add(name)
     return found
 
 
-def _around(name: str) -> list[str]:
-    """Paths of the modules around a module, the closest first."""
-    parts = name.split(".")[:-1]
-    return [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+def _fails(model: Any, name: str) -> bool:
+    """Whether the module `name` or one around it cannot be initialized for want of an attribute."""
+    parts = name.split(".")
+    paths = [".".join(parts[:length]) for length in range(len(parts) + 1)]
+    owner = model
+    try:
+        for module in map(model.get_submodule, paths):
+            owner = module if isinstance(module, PreTrainedModel) else owner  # initializes what lies below it
+            owner._init_weights(module)
+    except AttributeError:
+        return True
+    return False

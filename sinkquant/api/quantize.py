@@ -18,7 +18,7 @@ from sinkquant.api.detect import detect_loaded
 from sinkquant.api.estimate import Estimate, estimate
 from sinkquant.api.export import export
 from sinkquant.api.load import load
-from sinkquant.api.loadable import loadable
+from sinkquant.api.loadable import asked_by_stock, loadable
 from sinkquant.api.plan import Plan, make_plan, refuse_plan
 from sinkquant.api.reloaded import check_reloaded, expected_logits
 from sinkquant.api.stages import Progress, Stages, peak_memory
@@ -158,6 +158,7 @@ def run(
         roles = trace_roles(network)
         if revise is None:
             refuse_plan(chosen, roles)
+            asked = asked_by_stock(chosen, network, roles)
         bos = bos_policy(chosen.calibration.bos, tokenizer)
         texts = read_texts(chosen, calibration, tokenizer, network, roles, bos)
         text, held_out = texts.calibration, texts.held_out
@@ -171,10 +172,11 @@ def run(
     why: list[str] = []
     if revise is not None:
         chosen, *why = revise(report)
+        asked = asked_by_stock(chosen, network, roles)
     prefix = prefix_of(chosen, report)
     shapes = _shapes(network, roles)
     plan = make_plan(chosen, prefix, roles, shapes, no_prefix(network, roles, prefix, text))
-    plan = loadable(plan, network, roles, shapes)
+    plan = loadable(plan, network, roles, shapes, asked)
     plan = replace(plan, notes=(*why, *texts.notes, *plan.notes))
     if options.planned is not None:
         options.planned(plan, estimate(plan, shapes, text.numel()))
@@ -271,7 +273,7 @@ def _quantize_ends(model: Any, roles: Roles, plan: Plan) -> None:
     embedding_bits = plan.bits[roles.embedding]
     if settings.head_bits == 16 and embedding_bits == 16:
         return
-    if model.config.tie_word_embeddings:
+    if getattr(model.config, "tie_word_embeddings", False):
         untie(model, roles)
     if settings.head_bits < 16 and roles.head is not None:
         head = model.get_submodule(roles.head)

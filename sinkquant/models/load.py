@@ -140,7 +140,12 @@ def _own_head(model: PreTrainedModel) -> None:
     """Correct a configuration that says tied where the weights are not, as of a merged LoRA with a head of its own."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     text = model.config.get_text_config()
-    if text.tie_word_embeddings and embedding is not None and head is not None and head.weight is not embedding.weight:
+    if (
+        getattr(text, "tie_word_embeddings", False)
+        and embedding is not None
+        and head is not None
+        and head.weight is not embedding.weight
+    ):
         model.config.tie_word_embeddings = text.tie_word_embeddings = False
 
 

@@ -50,7 +50,7 @@ class FlaggedLayerNorm(nn.LayerNorm):
 class Apart(nn.Module):
     """Stands for a linear that is no part of the model while the rest loads."""
 
-    weight, bias = torch.empty(0, 0), None  # models initialize what they know by these names
+    weight, bias = torch.empty(0, 0), torch.empty(0)  # models initialize what they know by these names
 
     def __init__(self, linear: QuantizedLinear) -> None:
         super().__init__()
