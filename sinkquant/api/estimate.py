@@ -14,6 +14,7 @@ from sinkquant.api.plan import Plan, Shapes, count
 PASSES = {"kv": 0.0, "rtn": 1.0, "static": 3.4, "gptq": 3.4}  # forward passes of the blocks
 TUNING = 4.0  # passes of a step of distillation: forward, again for the backward pass, gradients of both factors
 OVERHEAD = 2.0  # attention, searches and rounding, relative to the linears' products; measured on SmolLM2
+MEASURING = 10.0  # passes of the blocks that sensitivity takes: forward twice, once for every site, back for every draw
 LIBRARIES = 600e6  # bytes that torch and transformers take by themselves
 
 
@@ -30,8 +31,8 @@ def estimate(plan: Plan, shapes: Shapes, tokens: int) -> Estimate:
     inside = count(plan.linears, shapes)
     total = sum(out * width for out, width in _matrices(plan, shapes).values())
     work = 2.0 * inside * tokens * PASSES[_kind(plan)] * OVERHEAD
-    if plan.recipe.weights.budget is not None:  # from every site on, half of the blocks on average, and the head
-        work += len(plan.linears) / 2 * TOKENS * (inside + 2.0 * (total - inside))
+    if plan.recipe.weights.budget is not None:
+        work += 2.0 * TOKENS * (inside * MEASURING + total)
     tuning = plan.recipe.tuning
     work += 2.0 * total * min(tokens, tuning.tokens or tokens) * TUNING * tuning.epochs
     widest = max(shapes[name][1] for name in plan.linears)

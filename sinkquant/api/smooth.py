@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.api.balance import KVMoments, balance_keys
-from sinkquant.calibration.walk import BlockRun, Walk, real_rows, run_and_capture
+from sinkquant.calibration.walk import BlockRun, Walk, run_and_show
 from sinkquant.models.attention import stages
 from sinkquant.models.roles import Block, Roles, Site, SiteKind
 from sinkquant.quantization.scheme import KVScheme
 from sinkquant.sinks.rows import ordinary_rows
 from sinkquant.transforms.rotation import random_signs
 from sinkquant.transforms.smooth import balance, balance_full, scale_norm, scale_pair, transform_heads
+from sinkquant.walk.statistics import Sample
 
 TOKENS = 4096  # enough for the moments of a head
 
@@ -32,14 +33,17 @@ def smooth(
     def visit(run: BlockRun) -> list[Tensor]:
         attention, moments = run.roles.attention, KVMoments()
         modules = [model.get_submodule(attention.module)] if attention is not None else []
+        samples: dict[str, Sample] = {}
+
+        def show(name: str, rows: Tensor, real: Tensor) -> None:
+            if linears:
+                samples.setdefault(name, Sample(1)).add(rows[real & ordinary_rows(rows, real, threshold)])
+
         with stages(modules, moments):
-            outputs, captured = run_and_capture(run)
-        text = torch.cat([mask.reshape(-1) for mask in run.masks])
+            outputs = run_and_show(run, show)
         transforms, drawn = None, seed + 1 + run.index
         for site in run.roles.sites if linears else ():
-            rows = captured.pop(site.linears[0])
-            real = real_rows(rows, text)
-            rows = rows[real & ordinary_rows(rows, real, threshold)].double()
+            rows = samples.pop(site.linears[0]).value.double()
             rows = rows - rows.mean(0) if center else rows
             transforms = _smooth_site(model, run.roles, site, rows, drawn) or transforms
         if keys and attention is not None:

