@@ -42,7 +42,7 @@ def evaluate(
     manifest = read_manifest(Path(path))
     adds = bos_policy(bos, tokenizer)
     begin = tokenizer.bos_token_id if adds else None
-    carried = begin is not None and begin in manifest["prefix"]
+    carried = begin is not None and begin in manifest.prefix
     content, label = _text(None if text is None else str(text), tokenizer)
     extra = 1 if begin is not None else 0
     ours = text_windows(content, tokenizer, window=window, max_tokens=max_tokens)
@@ -53,7 +53,7 @@ def evaluate(
     return compare(
         reference, result, theirs, ours if carried else theirs, text=label, progress=progress,
         bos_baseline="in context" if adds else "none",
-        bos_result="prefix" if tokenizer.bos_token_id in manifest["prefix"] else ("in context" if adds else "none"),
+        bos_result="prefix" if tokenizer.bos_token_id in manifest.prefix else ("in context" if adds else "none"),
     )  # fmt: skip
 
 

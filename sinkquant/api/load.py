@@ -12,7 +12,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sinkquant.api.arguments import checked, float_dtype, known_devices
-from sinkquant.checkpoint.manifest import read_manifest, verify
+from sinkquant.checkpoint.facts import Manifest
+from sinkquant.checkpoint.manifest import KEY, OWN, check_files, read_manifest, refuse_unlisted
 from sinkquant.errors import SinkquantError, unknown
 from sinkquant.models.load import quiet
 from sinkquant.runtime.assemble import assemble
@@ -54,24 +55,29 @@ def load(
     float_dtype(dtype)
     known_devices(device_map)
     manifest = read_manifest(folder)
+    refuse_unlisted(folder, manifest)
+    weights = [name for name in manifest.files if name.endswith(".safetensors")]
+    if checksums:
+        check_files(folder, manifest, manifest.files.keys() - set(weights))
     register_config()
     register_runtime()
-    portable = manifest["recipe"]["target"] == "portable"
+    portable = manifest.recipe.target == "portable"
     # compressed-tensors cannot unpack what lies on disk; our own runtime never unpacks
     packed = execution == "auto" or offload_folder is not None
-    with _verifying(folder) if checksums else nullcontext(), quiet():
+    with _verifying(folder, manifest, weights) if checksums else nullcontext(), quiet():
         config = AutoConfig.from_pretrained(folder)
         if portable and packed:
-            limit = manifest["recipe"]["weights"]["limit"]
+            limit = manifest.recipe.weights.limit
             config.quantization_config = portable_quantization(folder, config.quantization_config, limit).to_dict()
         whole = device_map is None and offload_folder is None and (packed or not portable)
         model = (assemble(folder, config, dtype) if whole else None) or AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, device_map=device_map, use_safetensors=True,
             offload_folder=offload_folder, offload_buffers=offload_folder is not None,
         )  # fmt: skip
-    facts = getattr(model.config, "sinkquant", None) or {}
+    facts = getattr(model.config, KEY, None) or {}
+    facts.pop(OWN, None)  # a checkpoint that is saved from this model has another manifest, or none
     stated = facts.get("model_fingerprint")
-    if stated is not None and stated != manifest.get("model_fingerprint"):
+    if stated is not None and stated != manifest.model_fingerprint:
         raise SinkquantError(f"the prefix in {folder} belongs to another model: quantize this model again.")
     _freeze(model)
     if execution == "auto":
@@ -84,10 +90,10 @@ def load(
 
 
 @contextmanager
-def _verifying(folder: Path) -> Iterator[None]:
-    """Compare checksums meanwhile (hashing leaves Python free); a file that has changed explains what fails inside."""
+def _verifying(folder: Path, manifest: Manifest, names: list[str]) -> Iterator[None]:
+    """Compare checksums of these files meanwhile (hashing leaves Python free); a changed one explains what fails."""
     with ThreadPoolExecutor(1) as beside:
-        verified = beside.submit(verify, folder)
+        verified = beside.submit(check_files, folder, manifest, names)
         try:
             yield
         finally:

@@ -42,7 +42,8 @@ def main() -> None:
     """One JSON object in a file (engines print to stdout): the probe, or the sentence of an expected error."""
     folder, runtime, target = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     try:
-        answer = RUNTIMES[runtime](folder, read_manifest(folder)["probe"]["ids"])
+        probe = read_manifest(folder).probe
+        answer = RUNTIMES[runtime](folder, probe.ids if probe else [])
     except SinkquantError as error:
         answer = {"error": str(error)}
     target.write_text(json.dumps(answer), encoding="utf-8")

@@ -76,7 +76,7 @@ def evaluate_tasks(
     source = resolve(baseline)
     tokenizer = load_tokenizer(source, trust_remote_code)
     adds = bos_policy(bos, tokenizer)
-    carried = tokenizer.bos_token_id is not None and tokenizer.bos_token_id in read_manifest(Path(path))["prefix"]
+    carried = tokenizer.bos_token_id is not None and tokenizer.bos_token_id in read_manifest(Path(path)).prefix
     begin = tokenizer.bos_token_id if adds else None
 
     def measured(model: Any, front: int | None, carries: bool) -> dict[tuple[str, str], tuple[float, float | None]]:

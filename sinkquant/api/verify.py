@@ -44,16 +44,16 @@ def verify(path: str | Path, *, runtime: str = "transformers") -> Verification:
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder: give the folder that sinkquant quantize wrote.")
     manifest = verify_files(folder)
-    if "probe" not in manifest:
+    if manifest.probe is None:
         raise SinkquantError(f"the manifest of {folder} holds no probe to compare with: quantize the model again.")
-    difference = compare_probes(manifest["probe"], _fresh(folder, runtime))
+    difference = compare_probes(manifest.probe.model_dump(), _fresh(folder, runtime))
     if not difference.acceptable:
         raise SinkquantError(
             f"{runtime} gives other losses than the manifest of {folder} states ({difference.mean:.3f} nats a token "
             f"apart, {difference.shift:+.3f} on average; {difference.limit:.3f} can be rounding): "
             "use the versions that the manifest names, or quantize again."
         )
-    return Verification(str(folder), runtime, len(manifest["files"]), difference)
+    return Verification(str(folder), runtime, len(manifest.files), difference)
 
 
 def _fresh(folder: Path, runtime: str) -> dict[str, Any]:

@@ -72,23 +72,23 @@ def inspect_folder(folder: Path) -> Inspection:
     schemes = dict(_schemes(stored))
     integer = [weight for weight in weights if weight.dtype in QUANTIZED or schemes.get(weight.name, FLOAT) != FLOAT]
     floats = [weight for weight in weights if weight not in integer]
-    recipe = manifest["recipe"]
+    recipe, report = manifest.recipe, manifest.report
     kv = _kv(stored)
-    fused = manifest.get("rotations")
+    fused = manifest.rotations
     rotated = sum(scheme.rotated for scheme in schemes.values())
     online = names.online(rotate=kv.get("rotate", False), balance=kv.get("balance", False), linears=rotated)
-    prefix = tuple(manifest["prefix"]) if recipe["target"] == "sink-aware" else ()
-    choice = (manifest.get("report") or {}).get("prefix") or {}
-    tokens = tuple(choice.get("tokens", ())) if tuple(choice.get("ids", ())) == prefix else ()
+    prefix = tuple(manifest.prefix) if recipe.target == "sink-aware" else ()
+    choice = report.prefix if report is not None else None
+    tokens = tuple(choice.tokens) if choice is not None and tuple(choice.ids) == prefix else ()
     return Inspection(
-        folder=str(folder), model=manifest["model"], recipe=recipe["name"], target=recipe["target"],
-        bytes=sum((folder / name).stat().st_size for name in manifest["files"]),
+        folder=str(folder), model=manifest.model, recipe=recipe.name, target=recipe.target,
+        bytes=sum((folder / name).stat().st_size for name in manifest.files),
         bits=8 * sum(w.bytes for w in weights) / sum(w.parameters for w in weights),
         prefix=prefix, prefix_tokens=tokens, fused=("not recorded",) if fused is None else tuple(names.fused(fused)),
         online=tuple(online), kv=kv,
         quantized=tuple(_parts(integer, schemes, weights)), floats=tuple(_parts(floats, schemes, weights)),
-        runtimes=runtimes(recipe["target"], bool(prefix), kv), notes=tuple(manifest["notes"]),
-        figures=manifest["figures"], versions=manifest["versions"], verified=len(manifest["files"]),
+        runtimes=runtimes(recipe.target, bool(prefix), kv), notes=tuple(manifest.notes),
+        figures=manifest.figures, versions=manifest.versions, verified=len(manifest.files),
     )  # fmt: skip
 
 

@@ -1,17 +1,39 @@
-"""`sinkquant.json`: what a checkpoint was made from and how, with a checksum of every other file."""
+"""`sinkquant.json`: what a checkpoint was made from and how, with a checksum of every other file.
+
+Its own checksum stands in config.json under the key `sinkquant`; the checksum of config.json is that of its bytes with
+zeros in the place of the digits. So each holds the other, and no bit of either changes unseen.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sinkquant.errors import SinkquantError
+from pydantic import ValidationError
 
-NAME = "sinkquant.json"
-FORMAT = 1
+from sinkquant.checkpoint.facts import Manifest, complaint
+from sinkquant.errors import SinkquantError
+from sinkquant.models.json_file import parse_object, read_bytes
+
+NAME, CONFIG = "sinkquant.json", "config.json"
+FORMAT = 2
+"""1, which is read as well, had no checksum of the manifest itself."""
+
+KEY, OWN = "sinkquant", "manifest_checksum"
+NO_DIGITS = "sha256:" + "0" * 64
 CHUNK = 2**24  # bytes read at once: between two, a thread that hashes waits for the others' turns
+AGAIN = "copy the checkpoint again"
+
+_DIGITS = re.compile(rb'("manifest_checksum": "sha256:)([0-9a-f]{64})(")')
+
+# Beside a checkpoint these may lie unlisted: no loader reads them.
+_HARMLESS = re.compile(r"\..*|.*\.(md|html|pdf|png|jpe?g|gif|svg|log)|(LICEN[CS]E|NOTICE|COPYING)[\w.-]*", re.DOTALL)
+_READ_FOLDERS = ("additional_chat_templates", "custom_generate")
 
 
 def checksum(path: Path) -> str:
@@ -25,40 +47,100 @@ def checksum(path: Path) -> str:
 
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
     """Write the manifest of a finished folder."""
-    files = {p.name: checksum(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != NAME}
-    text = json.dumps({"format": FORMAT, **facts, "files": files}, indent=2, ensure_ascii=False)
-    (folder / NAME).write_text(text + "\n", encoding="utf-8")
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    _write(folder, facts, {name: checksum(folder / name) for name in names if name not in (NAME, CONFIG)})
 
 
 def amend_manifest(folder: Path, facts: dict[str, Any]) -> None:
-    """Write the manifest again with `facts` added, and new checksums."""
-    kept = {key: value for key, value in read_manifest(folder).items() if key not in ("format", "files")}
-    write_manifest(folder, kept | facts)
+    """Write the manifest again with `facts` added; the files have the checksums that they were written with."""
+    kept = read_manifest(folder).model_dump(exclude_unset=True)
+    _write(folder, kept | facts, kept["files"])
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint."""
+def _write(folder: Path, facts: dict[str, Any], files: dict[str, str]) -> None:
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config[KEY] = {**(config.get(KEY) or {}), OWN: NO_DIGITS}
+    blank = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+    listed = dict(sorted({**files, CONFIG: _sha256(blank)}.items()))
+    content = {"format": FORMAT} | facts | {"format": FORMAT, "files": listed}
+    # A name that is no UTF-8 becomes an escape, which JSON reads as the same name.
+    text = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+    (folder / NAME).write_bytes(text)
+    (folder / CONFIG).write_bytes(_with_digits(blank, _sha256(text)))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a checkpoint, after a look at it and config.json: neither has changed, or SinkquantError."""
     path = folder / NAME
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise SinkquantError(f"{folder} has no {NAME}: give a folder that sinkquant quantize wrote.")
+    text, config = read_bytes(path, AGAIN), read_bytes(folder / CONFIG, AGAIN)
+    stated = stated_checksum(config)
+    if stated not in (None, _sha256(text)):
+        raise SinkquantError(f"{path} has changed (its checksum is not {stated}): {AGAIN}.")
+    content = parse_object(text, path, AGAIN)
+    if content.get("format") not in (1, FORMAT):
+        raise SinkquantError(f"{path} has format {content.get('format')!r:.40}: install the version that wrote it.")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SinkquantError(f"{path} is no valid JSON: write the checkpoint again.") from error
-    if manifest.get("format") != FORMAT:
-        raise SinkquantError(
-            f"{path} has format {manifest.get('format')}: install the sinkquant version that wrote it."
-        )
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        raise SinkquantError(f"{path} is no manifest ({complaint(error)}): {AGAIN}.") from error
+    if manifest.format == FORMAT and stated is None:
+        raise SinkquantError(f"{folder / CONFIG} has changed, it states no checksum of {NAME}: {AGAIN}.")
+    expected = manifest.files[CONFIG]
+    if _sha256(_with_digits(config, NO_DIGITS)) != expected:
+        raise _changed(folder / CONFIG, expected)
     return manifest
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """Compare every file with its checksum; returns the manifest."""
+def stated_checksum(config: bytes) -> str | None:
+    """The checksum of the manifest that a config.json states; those of format 1 state none."""
+    found = _DIGITS.search(config)
+    return f"sha256:{found[2].decode()}" if found else None
+
+
+def refuse_unlisted(folder: Path, manifest: Manifest) -> None:
+    """Raise SinkquantError for a file that a loader might read although the manifest does not list it."""
+    for name in sorted(_present(folder)):
+        if name not in manifest.files and name != NAME:
+            raise SinkquantError(f"{folder} holds {name}, which {NAME} does not list: remove it, or {AGAIN}.")
+
+
+def _present(folder: Path) -> Iterator[str]:
+    """Files that a loader might read, by their path in `folder`."""
+    with os.scandir(folder) as entries:
+        yield from (one.name for one in entries if not one.is_dir() and not _HARMLESS.fullmatch(one.name))
+    for read in _READ_FOLDERS:
+        for root, _, files in os.walk(folder / read):
+            yield from (Path(root, name).relative_to(folder).as_posix() for name in files)
+
+
+def check_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
+    """Compare the files of these names with their checksums; SinkquantError names one that is missing or differs."""
+    for name in names:
+        path, expected = folder / name, manifest.files[name]
+        if not os.path.isfile(path):
+            raise SinkquantError(f"{folder} lacks {name}: {AGAIN}.")
+        if name != CONFIG and checksum(path) != expected:  # config.json was compared when the manifest was read
+            raise _changed(path, expected)
+
+
+def verify(folder: Path) -> Manifest:
+    """Compare every file with its checksum, and refuse those without one; returns the manifest."""
     manifest = read_manifest(folder)
-    for name, expected in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise SinkquantError(f"{folder} lacks {name}: copy the checkpoint again.")
-        if checksum(path) != expected:
-            raise SinkquantError(f"{path} has changed (its checksum is not {expected}): copy the checkpoint again.")
+    refuse_unlisted(folder, manifest)
+    check_files(folder, manifest, manifest.files)
     return manifest
+
+
+def _with_digits(config: bytes, own: str) -> bytes:
+    """config.json with `own` as the checksum of the manifest, where it states one."""
+    return _DIGITS.sub(rb"\g<1>" + own.removeprefix("sha256:").encode() + rb"\g<3>", config)
+
+
+def _changed(path: Path, expected: str) -> SinkquantError:
+    return SinkquantError(f"{path} has changed (its checksum is not {expected}): {AGAIN}.")
+
+
+def _sha256(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()

@@ -30,10 +30,10 @@ def write_page(file: Path, folder: Path, sheets: Sequence[Sheet]) -> None:
     """Write `file`, a page that needs nothing else, about the checkpoint in `folder`, beginning with `sheets`."""
     check_place(file, folder)
     manifest = read_manifest(folder)
-    report = manifest.pop("report", None)
-    manifest.pop("probe", None)
-    title = f"{manifest['model']}, {manifest['recipe']['name']}"
-    page = render(manifest, sinks=report, figures=sink_figures(report), sheets=sheets, title=title)
+    report = manifest.report.model_dump(exclude_unset=True) if manifest.report else None
+    facts = manifest.model_dump(exclude_unset=True, exclude={"report", "probe"})
+    title = f"{manifest.model}, {manifest.recipe.name}"
+    page = render(facts, sinks=report, figures=sink_figures(report), sheets=sheets, title=title)
     replace_file(file, page.encode())
 
 

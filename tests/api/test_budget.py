@@ -95,7 +95,7 @@ def test_an_interrupted_run_raises_the_same_sites(
     again = make("out", "w4a8kv4", *overrides)
     assert set(bits_of(again).values()) == {4, 8}
     assert bits_of(again) == bits_of(whole)
-    assert read_manifest(tmp_path / "out")["files"] == read_manifest(tmp_path / "whole")["files"]
+    assert read_manifest(tmp_path / "out").files == read_manifest(tmp_path / "whole").files
     loaded = sinkquant.load(tmp_path / "out", dtype=torch.float32)
     fresh = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     assert torch.equal(loaded(IDS).logits, fresh(IDS).logits)

@@ -29,7 +29,7 @@ def test_recipe(gemma3_path: Path, tmp_path: Path, recipe: str) -> None:
     assert not result.plan.rotations.stream
     assert result.figures["transform_error"] < 1e-4
     assert result.figures["result_perplexity"] < 1.5 * result.figures["baseline_perplexity"]
-    assert read_manifest(out)["bos"] is True
+    assert read_manifest(out).bos is True
     model = sinkquant.load(out, dtype=torch.float32)
     ids = AutoTokenizer.from_pretrained(out)("The capital of France is", add_special_tokens=False, return_tensors="pt")
     answer = model.generate(**ids, max_new_tokens=3, do_sample=False)
