@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sinkquant.api.plan import Plan, Shapes, reshaped
 from sinkquant.errors import UsageError
-from sinkquant.models.merged import merges
+from sinkquant.models.merged import divides, merges
 from sinkquant.models.record import run_tokens
 from sinkquant.models.roles import Roles, Site
 from sinkquant.recipes.schema import Recipe
@@ -25,9 +25,16 @@ from sinkquant.recipes.schema import Recipe
 def asked_by_stock(recipe: Recipe, model: Any, roles: Roles) -> frozenset[str]:
     """The linears whose float weight stock transformers looks for while it loads; packed ones have none.
 
-    Raises UsageError where that is all of them.
+    Raises UsageError where that is all of them, or where it would not find the experts.
     """
-    if recipe.target != "portable" or recipe.weights.bits >= 8:
+    if recipe.target != "portable":
+        return frozenset()
+    if divides(model):
+        raise UsageError(
+            "stock transformers takes the experts of this architecture apart when it loads a portable checkpoint, and "
+            "experts in float do not follow: use a sink-aware recipe, such as --recipe w8a8-static or w4a8kv4."
+        )
+    if recipe.weights.bits >= 8:
         return frozenset()
     names = {name for block in roles.blocks for name in block.linears}
     asked = frozenset(initialized(model, names))

@@ -12,6 +12,7 @@ import re
 import sys
 import sysconfig
 from collections.abc import Generator, Iterator
+from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -41,6 +42,9 @@ def python_docs(split: str = "calibration") -> Generator[str, None, None]:
                 fresh.append(paragraph.rstrip())
         if fresh and _split_of(name) == split:
             yield "\n\n".join(fresh) + "\n\n"
+
+
+evaluation_docs = partial(python_docs, "evaluation")
 
 
 def _split_of(name: str) -> str:

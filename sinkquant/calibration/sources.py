@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sinkquant.calibration import files
 from sinkquant.calibration.documents import Documents
 from sinkquant.calibration.language import checked
-from sinkquant.calibration.python_docs import python_docs
 from sinkquant.errors import SinkquantError, UsageError, unknown
+from sinkquant.registry import Registry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SELF = "self"  # written by the model, see selfwrite.py: it yields ids, so data.py treats it apart
-NAMED: Mapping[str, Callable[[], Generator[str, None, None]]] = MappingProxyType(
-    {"python-docs": python_docs, "python-docs:evaluation": partial(python_docs, "evaluation")}
-)
+Source = Callable[[], Iterable[str] | Iterable[Mapping[str, Any]]]
+INPUTS: Registry[Source] = Registry(
+    "text source",
+    {name: f"sinkquant.calibration.python_docs:{entry}" for name, entry in (
+        ("python-docs", "python_docs"), ("python-docs:evaluation", "evaluation_docs"),
+    )},
+)  # fmt: skip
+"""Sources by name: each gives pieces of text, or rows in any layout that files may have."""
 DATASETS = "datasets:"
 DATASET_FORM = "datasets:NAME[:CONFIG[:SPLIT[:COLUMN]]]"
 
@@ -55,7 +59,7 @@ class Text:
 
 
 def open_text(spec: str, tokenizer: PreTrainedTokenizerBase, seed: int = 0, column: str | None = None) -> Text:
-    """The text of `spec`: a name in `NAMED`, a file with one of `files.SUFFIXES`, or a data set, see `DATASET_FORM`.
+    """The text of `spec`: a name in `INPUTS`, a file with one of `files.SUFFIXES`, or a data set, see `DATASET_FORM`.
 
     A file with rows may be followed by a colon and the name of the column to read, which wins over `column`; a file
     whose name has a colon in it wins over both. The seed shuffles the documents of a data set; files and named sources
@@ -63,9 +67,8 @@ def open_text(spec: str, tokenizer: PreTrainedTokenizerBase, seed: int = 0, colu
 
     Raises UsageError for an unknown source or unreadable content, SinkquantError for a data set that does not stream.
     """
-    if spec in NAMED:
-        _no_column(spec, column)
-        return Text(NAMED[spec]())
+    if spec in INPUTS:
+        return _named(spec, tokenizer, column)
     if spec.startswith(DATASETS):
         rows, own = _dataset(spec, seed)
         return _rows(Documents(rows, spec, tokenizer, own or column, "datasets:NAME:CONFIG:SPLIT:COLUMN"), spec)
@@ -75,6 +78,16 @@ def open_text(spec: str, tokenizer: PreTrainedTokenizerBase, seed: int = 0, colu
         _no_column(str(path), column)
         return Text(checked(files.lines(path), lambda: str(path), "give a file with text"))
     return _rows(Documents(files.rows(path), str(path), tokenizer, column), str(path))
+
+
+def _named(name: str, tokenizer: PreTrainedTokenizerBase, column: str | None) -> Text:
+    """The text of a registered source, whose first item tells whether it gives text or rows."""
+    items = iter(INPUTS[name]())
+    first = list(islice(items, 1))
+    if first and isinstance(first[0], Mapping):
+        return _rows(Documents(chain(first, items), name, tokenizer, column), name)
+    _no_column(name, column)
+    return Text(piece for piece in chain(first, items))
 
 
 def _rows(documents: Documents, source: str) -> Text:
@@ -105,7 +118,7 @@ def _file(spec: str) -> tuple[Path, str | None]:
     suffix = Path(path).suffix.partition(":")[0].lower()
     if suffix in (*files.SUFFIXES, *files.PACKED) or len(Path(path).parts) > 1:
         raise UsageError(f"there is no text file {_short(spec)}, or it may not be read: check the path.")
-    options = (*NAMED, SELF, f"{DATASETS}NAME", f"a file ({', '.join(files.SUFFIXES)})")
+    options = (*INPUTS, SELF, f"{DATASETS}NAME", f"a file ({', '.join(files.SUFFIXES)})")
     raise unknown("text source", _short(spec), options)
 
 

@@ -115,8 +115,8 @@ def head_is_separate(model: PreTrainedModel, ids: Tensor, *, tokens: int = 16) -
         return False  # some families call a part of their head the decoder
     probe = ids[:1, :tokens].to(model.device)
     states = getattr(decoder(input_ids=probe, use_cache=False), "last_hidden_state", None)
-    if states is None:
-        return False
+    if states is None or getattr(head, "in_features", states.shape[-1]) != states.shape[-1]:
+        return False  # something stands between them
     expected, found = model(input_ids=probe, use_cache=False).logits, head(states)
     return bool((found - expected).abs().max() <= 1e-5 * expected.abs().max())
 

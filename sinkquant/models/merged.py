@@ -5,6 +5,7 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter
+from transformers.quantizers.base import MODULES_TO_PATCH_FOR_QUANTIZATION
 
 
 def merges(model: PreTrainedModel) -> bool:
@@ -14,3 +15,8 @@ def merges(model: PreTrainedModel) -> bool:
     whether they were quantized or not. Stored under the model's own names they are loaded as they are.
     """
     return any(isinstance(entry, WeightConverter) for entry in get_model_conversion_mapping(model, add_legacy=False))
+
+
+def divides(model: PreTrainedModel) -> bool:
+    """Whether transformers takes some of the model's experts apart for a portable checkpoint, and so renames them."""
+    return any(type(module).__name__ in MODULES_TO_PATCH_FOR_QUANTIZATION for module in model.modules())

@@ -9,8 +9,10 @@ import hashlib
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from ..errors import unknown
+from ..rounding.method import METHODS
 from .validate import check
 
 # Every number has both bounds: beyond them nothing is gained, and libraries overflow at places of their own.
@@ -19,6 +21,12 @@ TokenIds = Annotated[
     tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...], Field(strict=False, min_length=1, max_length=16)
 ]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+
+
+def _known_method(name: str) -> str:
+    if name not in METHODS:
+        raise unknown("weights.method", name, METHODS)
+    return name
 
 
 class Section(BaseModel):
@@ -68,7 +76,9 @@ class Weights(Section):
         default=None, description="Input columns that share a scale; null for one scale an output channel."
     )
     symmetric: bool = Field(default=True, description="No zero point.")
-    method: Literal["rtn", "gptq"] = Field(default="rtn", description="How a weight is rounded: nearest, or GPTQ.")
+    method: Annotated[str, AfterValidator(_known_method)] = Field(
+        default="rtn", description="How a weight is rounded: rtn (to nearest), gptq, or a registered method."
+    )
     clip: Literal["none", "mse"] = Field(default="mse", description="How the range is chosen: largest, or least error.")
     damping: float = Field(
         default=0.01, ge=1e-6, le=1, strict=False, description="GPTQ: share of the Hessian's mean diagonal added to it."

@@ -14,8 +14,8 @@ from torch import Tensor
 from sinkquant.quantization.grid import dequantize, quantize
 from sinkquant.quantization.scheme import WeightScheme
 from sinkquant.quantization.weights import QuantizedWeight, weight_ranges
-from sinkquant.recipes.schema import Weights
 from sinkquant.rounding.descent import refine
+from sinkquant.rounding.method import Settings
 from sinkquant.walk.statistics import Hessian, Statistic
 
 BLOCK = 128  # columns that are rounded before the error is passed on to the rest
@@ -95,7 +95,7 @@ class GptqMethod:
     passes: float = 3.4  # measured on SmolLM2
 
     def round(
-        self, weight: Tensor, scheme: WeightScheme, values: Mapping[str, Tensor], settings: Weights
+        self, weight: Tensor, scheme: WeightScheme, values: Mapping[str, Tensor], settings: Settings
     ) -> QuantizedWeight:
         """Codes of `weight` (out, in) under the Hessian (in, in) of its inputs."""
         hessian, damping, search = values["hessian"], settings.damping, settings.clip == "mse"

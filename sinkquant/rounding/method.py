@@ -12,8 +12,23 @@ if TYPE_CHECKING:
 
     from sinkquant.quantization.scheme import WeightScheme
     from sinkquant.quantization.weights import QuantizedWeight
-    from sinkquant.recipes.schema import Weights
     from sinkquant.walk.statistics import Statistic
+
+
+class Settings(Protocol):
+    """What a recipe says of rounding; see `Weights` in recipes/schema.py."""
+
+    @property
+    def clip(self) -> str: ...
+
+    @property
+    def damping(self) -> float: ...
+
+    @property
+    def act_order(self) -> bool: ...
+
+    @property
+    def sweeps(self) -> int: ...
 
 
 class Method(Protocol):
@@ -26,7 +41,7 @@ class Method(Protocol):
     passes: float
 
     def round(
-        self, weight: Tensor, scheme: WeightScheme, values: Mapping[str, Tensor], settings: Weights
+        self, weight: Tensor, scheme: WeightScheme, values: Mapping[str, Tensor], settings: Settings
     ) -> QuantizedWeight:
         """Codes for `weight` (out, in) under `scheme`; `values` are those of `needs`, `settings` the recipe's."""
         ...

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sinkquant.quantization.scheme import WeightScheme
 from sinkquant.quantization.weights import QuantizedWeight, round_to_nearest
-from sinkquant.recipes.schema import Weights
+from sinkquant.rounding.method import Settings
 from sinkquant.walk.statistics import Statistic
 
 
@@ -21,7 +21,7 @@ class Nearest:
     passes: float = 1.0
 
     def round(
-        self, weight: Tensor, scheme: WeightScheme, values: Mapping[str, Tensor], settings: Weights
+        self, weight: Tensor, scheme: WeightScheme, values: Mapping[str, Tensor], settings: Settings
     ) -> QuantizedWeight:
         """Codes of `weight` (out, in)."""
         return round_to_nearest(weight, scheme, search=settings.clip == "mse")

@@ -38,6 +38,8 @@ def assemble(folder: Path, config: Any, dtype: torch.dtype | str) -> Any | None:
         module, _, leaf = name.rpartition(".")
         if module in linears:
             own.setdefault(module, {})[leaf] = tensors.pop(name)
+    for name in [name for name, stored in own.items() if not {"weight", "weight_packed"} & stored.keys()]:
+        tensors |= {f"{name}.{leaf}": tensor for leaf, tensor in own.pop(name).items()}  # the codes have another name
     config.quantization_config = {**config.quantization_config, "apart": list(own)}
     model = named.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype)
     model.hf_quantizer.quantization_config.apart = frozenset()

@@ -26,6 +26,7 @@ from sinkquant.recipes import (
     load_recipe,
 )
 from sinkquant.recipes.validate import portable_fixes, problems
+from sinkquant.rounding.method import METHODS
 
 TEXT = st.text(min_size=1, max_size=20)
 
@@ -42,7 +43,7 @@ def weights(draw: st.DrawFn) -> Weights:
         budget=draw(st.none() | st.floats(bits, 8, exclude_min=True)) if bits < 8 else None,
         group_size=draw(st.none() | st.integers(1, 4096)),
         symmetric=draw(st.booleans()),
-        method=draw(choices(Weights, "method")),
+        method=draw(st.sampled_from(list(METHODS))),
         clip=draw(choices(Weights, "clip")),
         damping=draw(st.floats(1e-6, 1)),
         act_order=draw(st.booleans()),

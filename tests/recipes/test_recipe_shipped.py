@@ -73,13 +73,7 @@ def run_installed(site: Path, code: str) -> subprocess.CompletedProcess[str]:
 
 
 def copy_package(site: Path) -> None:
-    ignore = shutil.ignore_patterns("__pycache__", "shipped")
-    for name in ("errors.py", "recipes"):
-        source = CHECKOUT / "sinkquant" / name
-        target = site / "sinkquant" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, target, ignore=ignore) if source.is_dir() else shutil.copy(source, target)
-    (site / "sinkquant" / "__init__.py").touch()
+    shutil.copytree(CHECKOUT / "sinkquant", site / "sinkquant", ignore=shutil.ignore_patterns("__pycache__", "shipped"))
 
 
 def test_an_installed_wheel_finds_them_as_package_data(tmp_path: Path) -> None:

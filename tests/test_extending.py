@@ -1,0 +1,76 @@
+"""What users may add from outside, by a class and its registration, without a changed line of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import sinkquant
+from sinkquant.calibration.sources import INPUTS
+from sinkquant.quantization.grid import scale_and_zero
+from sinkquant.quantization.scheme import WeightScheme
+from sinkquant.quantization.weights import QuantizedWeight
+from sinkquant.registry import Registry
+from sinkquant.rounding.method import METHODS, Settings
+from sinkquant.walk.statistics import Mean, Statistic
+from tests import tiny
+
+SMALL = ["calibration.sequences=4", "calibration.length=64"]
+
+
+class Stochastic:
+    """Up or down at random, with odds that keep the mean; the mean of the inputs seeds the draw."""
+
+    needs: Mapping[str, Callable[[], Statistic]] = {"mean": Mean}
+    passes = 1.0
+
+    def round(
+        self, weight: Tensor, scheme: WeightScheme, values: Mapping[str, Tensor], settings: Settings
+    ) -> QuantizedWeight:
+        generator = torch.Generator().manual_seed(int(values["mean"].abs().sum() * 1e6))
+        scale, _ = scale_and_zero(weight.amin(1, keepdim=True), weight.amax(1, keepdim=True), scheme.grid)
+        codes = (weight / scale + torch.rand(weight.shape, generator=generator)).floor()
+        return QuantizedWeight(codes.clamp(scheme.grid.low, scheme.grid.high).to(torch.int8), scale, None)
+
+
+def test_a_rounding_method(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
+    with METHODS.registered("stochastic", Stochastic()):
+        made = sinkquant.quantize(
+            model_folder, recipe="w8a8-static", output=tmp_path / "out", calibration=text_file,
+            overrides=["weights.method=stochastic", *SMALL],
+        )  # fmt: skip
+    nearest = sinkquant.quantize(
+        model_folder, recipe="w8a8-static", output=tmp_path / "rtn", calibration=text_file, overrides=SMALL
+    )
+    assert made.figures["result_perplexity"] == pytest.approx(made.figures["baseline_perplexity"], rel=0.05)
+    assert made.figures["result_perplexity"] != nearest.figures["result_perplexity"]
+
+
+def test_an_input(model_folder: Path, tmp_path: Path) -> None:
+    rows = [{"id": f"{i:032x}", "text": tiny.sentences(20, seed=i)} for i in range(100)]
+    with INPUTS.registered("rows", lambda: rows):
+        made = sinkquant.quantize(
+            model_folder, recipe="w8a8-static", output=tmp_path / "out", calibration="rows", overrides=SMALL
+        )
+    assert any("rows" in note and "text" in note for note in made.plan.notes)
+    assert made.figures["result_perplexity"] < 1.05 * made.figures["baseline_perplexity"]
+
+
+@pytest.mark.parametrize("key", ["weights.method=stochastic", "calibration.source=rows"])
+def test_an_unknown_name_lists_what_there_is(key: str, model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(sinkquant.UsageError, match=r"unknown .*choose one of .*(gptq|python-docs)"):
+        sinkquant.quantize(model_folder, recipe="w8a8-static", output=tmp_path / "out", overrides=[key])
+
+
+def test_a_name_is_taken_once() -> None:
+    registry: Registry[int] = Registry("number", {"pi": "math:pi"})
+    assert 3 < registry["pi"] < 4
+    with pytest.raises(sinkquant.UsageError, match="there is a number 'pi' already"):
+        registry.register("pi", 3)
+    with registry.registered("two", 2):
+        assert list(registry) == ["pi", "two"]
+    assert "two" not in registry
