@@ -74,11 +74,11 @@ def _leave_alone(plan: Plan, sites: Iterable[Site], shapes: Shapes) -> Plan:
     names = [name for site in sites for name in site.linears if name in plan.linears]
     if not names:
         return plan
-    linears = plan.linears | {name: replace(plan.linears[name], weight=None, activation=None) for name in names}
+    linears = {**plan.linears} | {name: replace(plan.linears[name], weight=None, activation=None) for name in names}
     note = (
         f"{_some(names)} stay in float: transformers looks for their weights while it loads, and packed ones have none"
     )
-    return reshaped(plan, linears, plan.bits | dict.fromkeys(names, 16), shapes, note)
+    return reshaped(plan, linears, {**plan.bits, **dict.fromkeys(names, 16)}, shapes, note)
 
 
 def _float_inputs(plan: Plan, names: Collection[str], shapes: Shapes) -> Plan:
