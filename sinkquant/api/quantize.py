@@ -34,6 +34,7 @@ from sinkquant.errors import UsageError
 from sinkquant.evaluation.probe import probe_ids, take_probe
 from sinkquant.evaluation.score import RESULT, evaluate_one
 from sinkquant.evaluation.versions import code_digest, versions
+from sinkquant.models.attention import implementations
 from sinkquant.models.fingerprint import fingerprint
 from sinkquant.models.finite import check_finite
 from sinkquant.models.load import load_model, load_tokenizer
@@ -154,7 +155,7 @@ def run(
         network = load_model(source, dtype=torch.float32, trust_remote_code=trust_remote_code)
         network.requires_grad_(False)
         check_finite(network)
-        attention = network.config._attn_implementation
+        attention = implementations(network.config)
         roles = trace_roles(network)
         if revise is None:
             refuse_plan(chosen, roles)

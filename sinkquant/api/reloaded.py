@@ -15,8 +15,8 @@ from sinkquant.errors import SinkquantError
 OURS, STOCK = 1e-6, 1e-5
 
 
-def expected_logits(model: Any, rows: Tensor, mask: Tensor, attention: str | None) -> Tensor:
-    """Logits of a padded batch; `attention`: the implementation that the loader will choose, None for the present."""
+def expected_logits(model: Any, rows: Tensor, mask: Tensor, attention: dict[str, str] | None) -> Tensor:
+    """Logits of a padded batch; `attention`: what the loader will choose, part by part; None for the present."""
     if attention is not None:
         model.set_attn_implementation(attention)
     return padded_logits(model, rows, mask)

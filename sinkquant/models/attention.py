@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention, softmax
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.masking_utils import sdpa_mask
 
 from sinkquant.errors import SinkquantError
@@ -155,6 +155,13 @@ def stages(modules: list[nn.Module], stage: Stage) -> Iterator[None]:
             setattr(module, STAGES, present)
 
 
+def implementations(config: Any) -> dict[str, str]:
+    """The attention of a model and of its parts, as `set_attn_implementation` takes it; they need not be the same."""
+    parts = {name: getattr(config, name, None) for name in config.sub_configs}
+    own = {name: part._attn_implementation for name, part in parts.items() if isinstance(part, PreTrainedConfig)}
+    return {"": config._attn_implementation, **own}
+
+
 @contextmanager
 def own_attention(model: nn.Module, wanted: bool = True) -> Iterator[None]:
     """Run `model` through this attention function for the time of the context; unless it is not `wanted`."""
@@ -162,7 +169,7 @@ def own_attention(model: nn.Module, wanted: bool = True) -> Iterator[None]:
         yield
         return
     register()
-    before = model.config._attn_implementation  # type: ignore[union-attr]
+    before = implementations(model.config)
     model.set_attn_implementation(NAME)  # type: ignore[operator]
     try:
         yield
