@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
 
 from sinkquant.errors import UsageError
+
+if TYPE_CHECKING:  # `inspect` is at hand without it
+    import torch
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,6 +41,8 @@ def checked(function: F) -> F:
 
 def float_dtype(dtype: torch.dtype | str) -> None:
     """Raise UsageError for what is neither "auto" nor a type that torch computes in."""
+    import torch
+
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if dtype != "auto" and found not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         raise UsageError(f"dtype is {dtype} but must be auto, float32, bfloat16 or float16.")
@@ -47,6 +50,8 @@ def float_dtype(dtype: torch.dtype | str) -> None:
 
 def known_devices(device_map: Any) -> None:
     """Raise UsageError for a device that torch does not know or does not find here."""
+    import torch
+
     for place in device_map.values() if isinstance(device_map, dict) else [device_map]:
         if place is None or place in ("auto", "balanced", "balanced_low_0", "sequential", "disk"):
             continue
