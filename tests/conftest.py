@@ -9,17 +9,23 @@ named by SINKQUANT_SHARED (default: ../shared) holds more models and texts; test
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from filelock import FileLock
 
+import sinkquant
+from sinkquant.api.quantize import Result
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("SINKQUANT_ASSETS", Path.home() / ".cache/sinkquant-assets"))
 SHARED = Path(os.environ.get("SINKQUANT_SHARED", ROOT.parent / "shared"))
+SMALL = ("calibration.sequences=4", "calibration.length=64")
 
 
 def existing(path: Path, remedy: str) -> Path:
@@ -37,6 +43,14 @@ def _threads() -> None:
         threads = max(1, cores // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
         torch.set_num_threads(threads)
         os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What fixtures make for several tests leaves the user's cache alone."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SINKQUANT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +110,38 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("texts") / "calibration.txt"
     path.write_text(tiny.sentences(3000), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def unseen_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 other sentences, to compare models on."""
+    path = tmp_path_factory.mktemp("texts") / "unseen.txt"
+    path.write_text(tiny.sentences(300, seed=2), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def quantize_tiny(model_folder: Path, text_file: Path) -> Callable[..., Result]:
+    """`quantize_tiny(out, "w4a16", "weights.method=rtn", overwrite=True)`: `sinkquant.quantize` of `model_folder`."""
+
+    def quantize(out: Path, recipe: str, *overrides: str, **options: Any) -> Result:
+        options = {"calibration": str(text_file), **options}
+        return sinkquant.quantize(model_folder, recipe=recipe, output=out, overrides=[*SMALL, *overrides], **options)
+
+    return quantize
+
+
+@pytest.fixture(scope="session")
+def quantized(quantize_tiny: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`quantized("w4a16", "weights.method=rtn")`: a checkpoint made once for all tests; change copies of it only."""
+
+    @cache
+    def checkpoint(recipe: str, *overrides: str) -> Path:
+        out = tmp_path_factory.mktemp("quantized") / recipe
+        quantize_tiny(out, recipe, *overrides)
+        return out
+
+    return checkpoint
 
 
 @pytest.fixture

@@ -40,7 +40,8 @@ def random_llama() -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=12, bos_token_id=BOS, eos_token_id=EOS, pad_token_id=EOS,
+        num_key_value_heads=2, head_dim=12, tie_word_embeddings=True,
+        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=EOS,
     )  # fmt: skip
     return LlamaForCausalLM(config)
 
@@ -55,6 +56,7 @@ def train(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, steps: int
     for _ in range(steps):
         starts = torch.randint(len(ids) - length, (rows, 1), generator=generator)
         batch = ids[starts + torch.arange(length)]
+        batch[::4, 0] = BOS  # a text may begin behind it, anywhere
         loss = cross_entropy(model(batch).logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()

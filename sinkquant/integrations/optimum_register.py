@@ -1,7 +1,7 @@
 """`optimum-cli sinkquant …` is `sinkquant …`.
 
-A wheel installs this file as optimum/commands/register/register_sinkquant.py, where optimum looks for commands of other
-packages; there it is imported on every call, so it imports nothing heavy.
+optimum looks for the commands of other packages in files of optimum/commands/register. The distribution in
+optimum-sinkquant/ puts one there; it imports this module on every call, so this module imports nothing heavy.
 """
 
 from __future__ import annotations

@@ -16,22 +16,12 @@ from sinkquant.api.quantize import Result
 from sinkquant.checkpoint.manifest import read_manifest
 from sinkquant.sensitivity.spend import spend
 
-COMMON = ["calibration.length=128", "calibration.sequences=4", "weights.method=rtn"]
 IDS = torch.tensor([[5, 17, 100, 23, 42, 7]])
 
 
 @pytest.fixture
-def make(stories_path: Path, shared_dir: Path, tmp_path: Path) -> Callable[..., Result]:
-    text = shared_dir / "assets/data/tinystories/tinystories_sample_2m.txt"
-    if not text.exists():
-        pytest.skip("the TinyStories excerpts are missing: they are part of the shared assets")
-
-    def quantize(name: str, recipe: str, *overrides: str) -> Result:
-        return sinkquant.quantize(
-            stories_path, recipe=recipe, overrides=(*COMMON, *overrides), output=tmp_path / name, calibration=str(text)
-        )
-
-    return quantize
+def make(quantize_tiny: Callable[..., Result], tmp_path: Path) -> Callable[..., Result]:
+    return lambda name, recipe, *overrides: quantize_tiny(tmp_path / name, recipe, "weights.method=rtn", *overrides)
 
 
 def bits_of(result: Result) -> dict[str, int]:
@@ -39,13 +29,14 @@ def bits_of(result: Result) -> dict[str, int]:
 
 
 def test_it_is_spent_where_the_loss_says(
-    make: Callable[..., Result], stories_path: Path, shared_dir: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Result], model_folder: Path, unseen_text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = str(shared_dir / "assets/data/tinystories/tiny_stories_944k.txt")
-
     def kl(result: Result) -> float:
         assert result.path is not None
-        return sinkquant.evaluate(result.path, baseline=stories_path, text=text, window=128, max_tokens=1024).kl
+        found = sinkquant.evaluate(
+            result.path, baseline=model_folder, text=str(unseen_text), window=128, max_tokens=1024
+        )
+        return found.kl
 
     plain, best = make("plain", "w4a16"), make("best", "w4a16", "weights.budget=5")
 

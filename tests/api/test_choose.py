@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sinkquant
 from sinkquant.api.choose import Choice, proposal
@@ -18,16 +20,6 @@ from sinkquant.sinks.report import Channel, PrefixChoice, SinkReport, Verdict
 
 SMALL = ["calibration.sequences=4", "calibration.length=64"]
 CHANNEL = Channel(index=5, blocks=(1,), ratio=90.0, every_token=True)
-
-
-@pytest.fixture(scope="session")
-def stories_text(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    whole = shared_dir / "assets/data/tinystories/tinystories_sample_2m.txt"
-    if not whole.is_file():
-        pytest.skip(f"{whole.name} is missing: it is part of the shared assets")
-    path = tmp_path_factory.mktemp("texts") / "stories.txt"
-    path.write_text(whole.read_text(encoding="utf-8")[:20_000], encoding="utf-8")
-    return path
 
 
 def report(verdict: Verdict, *channels: Channel) -> SinkReport:
@@ -86,8 +78,21 @@ def choose(model: Path, text: Path, out: Path, *overrides: str, **wishes: Any) -
     return result, result.choice
 
 
-def test_the_recipe_is_kept_where_it_measures_better(stories_path: Path, stories_text: Path, tmp_path: Path) -> None:
-    result, choice = choose(stories_path, stories_text, tmp_path / "out", bits=4, target="sink-aware")
+@pytest.fixture
+def uneven(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same function with a few channels 64 times as large as the others: what rotations are for."""
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).requires_grad_(False)
+    for block in model.model.layers:
+        block.mlp.up_proj.weight[:3] *= 64
+        block.mlp.down_proj.weight[:, :3] /= 64
+    folder = tmp_path_factory.mktemp("uneven")
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model_folder).save_pretrained(folder)
+    return folder
+
+
+def test_the_recipe_is_kept_where_it_measures_better(uneven: Path, text_file: Path, tmp_path: Path) -> None:
+    result, choice = choose(uneven, text_file, tmp_path / "out", bits=4, target="sink-aware")
     assert choice.recipe == choice.candidate == result.plan.recipe.name == "w4a8kv4"
     assert choice.candidate_perplexity is not None
     assert choice.plain_perplexity is not None
@@ -101,13 +106,11 @@ def test_the_recipe_is_kept_where_it_measures_better(stories_path: Path, stories
     sinkquant.load(tmp_path / "out")  # checksums hold
 
 
-def test_plain_is_written_where_the_recipe_harms(stories_path: Path, stories_text: Path, tmp_path: Path) -> None:
+def test_plain_is_written_where_the_recipe_harms(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    # Tokens that never stand in front of a story, as a constant in front of all of them.
-    result, choice = choose(
-        stories_path, stories_text, out, "sinks.prefix=[400,300,200,100]", bits=8, target="sink-aware"
-    )
+    # Tokens that never stand in front of a sentence, as a constant in front of all of them.
+    result, choice = choose(model_folder, text_file, out, "sinks.prefix=[250,240,230,220]", bits=8, target="sink-aware")
     assert (choice.candidate, choice.recipe) == ("w8a8-static", "plain-w8a8-static")
     assert choice.candidate_perplexity is not None
     assert choice.plain_perplexity is not None
@@ -123,7 +126,7 @@ def test_plain_is_written_where_the_recipe_harms(stories_path: Path, stories_tex
 
 
 def test_an_interrupted_comparison_leaves_nothing_and_costs_no_block(
-    stories_path: Path, stories_text: Path, tmp_path: Path
+    model_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:
     heard: list[tuple[str, int, int]] = []
 
@@ -133,29 +136,29 @@ def test_an_interrupted_comparison_leaves_nothing_and_costs_no_block(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        choose(stories_path, stories_text, tmp_path / "out", bits=8, target="sink-aware", progress=stop)
+        choose(model_folder, text_file, tmp_path / "out", bits=8, target="sink-aware", progress=stop)
     assert list(tmp_path.iterdir()) == []
     blocks = [done for stage, done, _ in heard if stage == "quantize"]
     assert len(blocks) > 1
 
     heard.clear()
     with pytest.raises(KeyboardInterrupt):
-        choose(stories_path, stories_text, tmp_path / "out", bits=8, target="sink-aware", progress=stop)
+        choose(model_folder, text_file, tmp_path / "out", bits=8, target="sink-aware", progress=stop)
     assert len([done for stage, done, _ in heard if stage == "quantize"]) < len(blocks)  # all blocks were stored
 
 
-def test_a_dry_run_tells_the_proposal(stories_path: Path, stories_text: Path, tmp_path: Path) -> None:
-    result = sinkquant.quantize(stories_path, dry_run=True, calibration=str(stories_text), overrides=SMALL)
+def test_a_dry_run_tells_the_proposal(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
+    result = sinkquant.quantize(model_folder, dry_run=True, calibration=str(text_file), overrides=SMALL)
     assert result.choice is not None
     assert (result.choice.recipe, result.choice.plain_perplexity) == ("w8a8", None)
     assert "neither sinks nor outlier channels" in result.plan.notes[0]
 
 
-def test_no_bits_are_refused(stories_path: Path) -> None:
+def test_no_bits_are_refused(model_folder: Path) -> None:
     with pytest.raises(UsageError, match="bits is 0 but must be 4 or 8"):
-        sinkquant.quantize(stories_path, bits=0, dry_run=True)
+        sinkquant.quantize(model_folder, bits=0, dry_run=True)
 
 
-def test_a_recipe_and_wishes_exclude_each_other(stories_path: Path) -> None:
+def test_a_recipe_and_wishes_exclude_each_other(model_folder: Path) -> None:
     with pytest.raises(UsageError, match="leave out --recipe"):
-        sinkquant.quantize(stories_path, recipe="kv4", bits=8, dry_run=True)
+        sinkquant.quantize(model_folder, recipe="kv4", bits=8, dry_run=True)

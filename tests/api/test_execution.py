@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,21 +14,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import sinkquant
 from sinkquant.runtime.linear import QuantizedLinear
 
-COMMON = ["calibration.length=64", "calibration.sequences=4"]
 IDS = torch.tensor([[5, 17, 100, 23, 42, 7]])
 
 
 @pytest.mark.parametrize("recipe", ["w8a8-static", "w8a8", "w4a16"])
-def test_auto_agrees_with_the_reference(stories_path: Path, tmp_path: Path, recipe: str) -> None:
-    sinkquant.quantize(stories_path, recipe=recipe, output=tmp_path / "out", overrides=COMMON)
-    reference = sinkquant.load(tmp_path / "out", dtype=torch.float32)
-    model = sinkquant.load(tmp_path / "out", dtype=torch.float32, execution="auto")
+def test_auto_agrees_with_the_reference(quantized: Callable[..., Path], tmp_path: Path, recipe: str) -> None:
+    out = quantized(recipe)
+    reference = sinkquant.load(out, dtype=torch.float32)
+    model = sinkquant.load(out, dtype=torch.float32, execution="auto")
     assert any(isinstance(module, QuantizedLinear) for module in model.modules())
     expected = reference(IDS).logits
     assert (model(IDS).logits - expected).norm() <= 2e-2 * expected.norm()
 
     model.save_pretrained(tmp_path / "again")  # what is stored does not depend on the kernels
-    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "again"))
+    before, after = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "again"))
     assert before.keys() == after.keys()
     assert all(torch.equal(tensor, after[name].to(tensor.dtype)) for name, tensor in before.items())
     again = type(model).from_pretrained(tmp_path / "again", dtype=torch.float32)
@@ -55,10 +55,9 @@ class Batched(TorchDispatchMode):
 @pytest.mark.parametrize("execution", ["reference", "auto"])
 @pytest.mark.parametrize("recipe", ["w8a8-static", "w8a8"])
 def test_no_sequence_gets_a_head_of_its_own(
-    stories_path: Path, tmp_path: Path, recipe: str, execution: Literal["reference", "auto"]
+    quantized: Callable[..., Path], recipe: str, execution: Literal["reference", "auto"]
 ) -> None:
-    sinkquant.quantize(stories_path, recipe=recipe, output=tmp_path / "out", overrides=COMMON)
-    model = sinkquant.load(tmp_path / "out", dtype=torch.float32, execution=execution)
+    model = sinkquant.load(quantized(recipe), dtype=torch.float32, execution=execution)
     head = model.get_output_embeddings()
     with torch.no_grad(), Batched() as batched:
         model(IDS.expand(8, -1), logits_to_keep=1)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import sinkquant
+from sinkquant.api.quantize import Result
 from sinkquant.checkpoint.cache import cache_root
 from sinkquant.checkpoint.manifest import read_manifest
 
-OVERRIDES = ["calibration.length=64", "calibration.sequences=4", "sinks.prefix=[1]"]
 
-
-def test_ctrl_c_and_again(stories_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_and_again(
+    quantize_tiny: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SINKQUANT_CACHE", str(tmp_path / "cache"))
     whole = tmp_path / "whole"
-    sinkquant.quantize(stories_path, recipe="w4a4kv4", output=whole, overrides=OVERRIDES)
+    quantize_tiny(whole, "w4a4kv4", "sinks.prefix=[1]")
     assert not any((cache_root() / "unfinished").iterdir())
 
     seen: list[int] = []
@@ -30,13 +31,13 @@ def test_ctrl_c_and_again(stories_path: Path, tmp_path: Path, monkeypatch: pytes
 
     target = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        sinkquant.quantize(stories_path, recipe="w4a4kv4", output=target, overrides=OVERRIDES, progress=stop_after_two)
+        quantize_tiny(target, "w4a4kv4", "sinks.prefix=[1]", progress=stop_after_two)
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
     (run,) = (cache_root() / "unfinished").iterdir()
     assert json.loads((run / "state.json").read_text().splitlines()[0])["blocks"] == 2
 
     seen.clear()
-    sinkquant.quantize(stories_path, recipe="w4a4kv4", output=target, overrides=OVERRIDES, progress=stop_after_two)
-    assert seen == [2, 3, 4, 5]
+    quantize_tiny(target, "w4a4kv4", "sinks.prefix=[1]", progress=stop_after_two)
+    assert seen == [2, 3]
     assert read_manifest(target).files == read_manifest(whole).files
     assert not run.exists()

@@ -24,6 +24,7 @@ from sinkquant.api.transform import logits_of, transform
 from sinkquant.models.trace import trace_roles
 from sinkquant.recipes import Recipe, load_recipe
 from sinkquant.transforms.prefix import refuse_prefix
+from tests.tiny import BOS
 
 PARTS = ("fold_norms", "r1", "r2", "r3", "r4")
 SMOOTH = ("fold_norms", "r4", "smooth", "inputs", "balance")
@@ -147,14 +148,9 @@ def test_forward_with_masks_positions_and_caches(tiny_llama: LlamaForCausalLM) -
 
 
 @pytest.mark.parametrize("parts", [PARTS, SMOOTH], ids=["rotated", "smoothed"])
-def test_smollm2(smollm2_path: Path, parts: tuple[str, ...]) -> None:
-    model = AutoModelForCausalLM.from_pretrained(smollm2_path, dtype=torch.float32).eval().requires_grad_(False)
-    assert run(model, recipe(*parts), (1,)) < 1e-4
-
-
-def test_gemma3(gemma3_path: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(gemma3_path, dtype=torch.float32).eval().requires_grad_(False)
-    assert run(model, recipe(*PARTS), (2,)) < 1e-4
+def test_a_trained_model(model_folder: Path, parts: tuple[str, ...]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval().requires_grad_(False)
+    assert run(model, recipe(*parts), (BOS,)) < 1e-4
 
 
 def test_values_of_any_size_can_be_smoothed() -> None:

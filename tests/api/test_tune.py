@@ -1,4 +1,4 @@
-"""Tuning on a real model: the loss falls, the codes stay, and what is written is what was tuned."""
+"""Tuning on a trained model: the loss falls, the codes stay, and what is written is what was tuned."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import sinkquant
 from sinkquant.api.quantize import Result
 from sinkquant.api.tune import pieces
 from sinkquant.quantization.grid import Grid, fake_quantize, round_through
@@ -18,18 +17,8 @@ COMMON = ["calibration.sequences=16", "calibration.length=128", "tuning.length=1
 
 
 @pytest.fixture
-def make(stories_path: Path, shared_dir: Path) -> Callable[..., Result]:
-    text = shared_dir / "assets/data/tinystories/tinystories_sample_2m.txt"
-    if not text.exists():
-        pytest.skip("the TinyStories excerpts are missing: they are part of the shared assets")
-
-    def quantize(folder: Path, recipe: str, *overrides: str) -> Result:
-        overrides = (*COMMON, *overrides)
-        return sinkquant.quantize(
-            stories_path, recipe=recipe, overrides=overrides, output=folder, calibration=str(text)
-        )
-
-    return quantize
+def make(quantize_tiny: Callable[..., Result]) -> Callable[..., Result]:
+    return lambda folder, recipe, *overrides: quantize_tiny(folder, recipe, *COMMON, *overrides)
 
 
 @pytest.mark.parametrize("recipe", ["w4a4kv4", "w4a16"])

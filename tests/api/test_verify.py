@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,11 +19,8 @@ from sinkquant.evaluation.probe import compare_probes
 
 
 @pytest.fixture(scope="module")
-def checkpoint(stories_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("verify") / "out"
-    overrides = ["calibration.length=64", "calibration.sequences=2", "sinks.prefix=[1]"]
-    sinkquant.quantize(stories_path, recipe="w8a8-static", output=out, overrides=overrides)
-    return out
+def checkpoint(quantized: Callable[..., Path]) -> Path:
+    return quantized("w8a8-static", "sinks.prefix=[1]")
 
 
 def rewrite(folder: Path) -> None:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sinkquant.calibration.data import TokenBatches, first_tokens, load_calibration, token_batches
 from sinkquant.errors import UsageError
+from tests.tiny import sentences
 
 from .conftest import BOS, byte_tokenizer
 
@@ -147,11 +148,11 @@ def test_no_more_is_read_than_needed(tokenizer: PreTrainedTokenizerFast) -> None
     assert read * 10 < 6 * 1100
 
 
-@pytest.mark.parametrize("model", ["smollm2_path", "gemma3_path"])
-def test_protocol_on_real_text(model: str, shared_dir: Path, request: pytest.FixtureRequest) -> None:
-    """16 x 1024 of WikiText are windows of the whole text's tokens at even distances."""
-    tokenizer = AutoTokenizer.from_pretrained(request.getfixturevalue(model))
-    path = shared_dir / "assets/data/wikitext-2/valid.txt"
+def test_protocol_on_long_text(model_folder: Path, tmp_path: Path) -> None:
+    """16 x 1024 are windows of the whole text's tokens at even distances."""
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    path = tmp_path / "text.txt"
+    path.write_text(sentences(12_000), encoding="utf-8")
     batches = load(str(path), tokenizer, sequences=16, length=1024)
     whole = tokenizer(path.read_text(encoding="utf-8"), add_special_tokens=False, verbose=False)["input_ids"]
     assert len(whole) > 200_000

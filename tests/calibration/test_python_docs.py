@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
 
 from sinkquant.calibration.python_docs import SPLITS, python_docs
 from sinkquant.errors import UsageError
@@ -37,7 +35,6 @@ def test_an_unknown_split_is_refused() -> None:
         next(python_docs("evaluate"))
 
 
-def test_each_half_is_long_enough_for_a_calibration(halves: dict[str, str], smollm2_path: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(smollm2_path)
+def test_each_half_is_long_enough_for_a_calibration(halves: dict[str, str]) -> None:
     for text in halves.values():
-        assert len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) >= 60_000
+        assert len(re.findall(r"\w+|[^\w\s]", text)) >= 60_000  # no tokenizer has fewer tokens

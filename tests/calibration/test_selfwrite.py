@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, 
 from sinkquant.calibration import selfwrite
 from sinkquant.calibration.selfwrite import STARTERS, self_generated
 
-from .conftest import BOS, EOS
+from .conftest import BOS, EOS, byte_tokenizer
 
 
 @pytest.mark.parametrize("length", [1, 2, 40])
@@ -57,15 +57,15 @@ def test_no_special_token_is_written(byte_llama: LlamaForCausalLM, tokenizer: Pr
     assert not (self_generated(byte_llama, tokenizer, 4, 30, seed=0) == BOS).any()
 
 
-def test_a_model_at_home_behind_bos_writes_there(stories_path: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(stories_path)
-    model = AutoModelForCausalLM.from_pretrained(stories_path, dtype=torch.float32).eval()
+def test_a_model_at_home_behind_bos_writes_there(model_folder: Path) -> None:
+    tokenizer = byte_tokenizer(prepends_bos=True)
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
     ids = self_generated(model, tokenizer, sequences=8, length=48, seed=0)
     assert not (ids == tokenizer.bos_token_id).any()
     behind = torch.cat([torch.full((8, 1), tokenizer.bos_token_id), ids], dim=1)
     with torch.no_grad():
         likelihood = model(behind).logits.log_softmax(-1)[:, 0].gather(1, ids[:, :1])
-    assert likelihood.mean() > -5  # 512 tokens: chance is below -6.2
+    assert likelihood.mean() > -4  # 258 tokens: chance is below -5.5
 
 
 def test_seeded_and_without_a_trace_in_the_global_state(
@@ -81,9 +81,9 @@ def test_seeded_and_without_a_trace_in_the_global_state(
     assert write(1) == first != write(2)
 
 
-def test_smollm2_writes_text_that_it_finds_likely(smollm2_path: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(smollm2_path)
-    model = AutoModelForCausalLM.from_pretrained(smollm2_path, dtype=torch.float32).eval()
+def test_a_trained_model_writes_text_that_it_finds_likely(model_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
     ids = self_generated(model, tokenizer, sequences=2, length=24, seed=0)
     with torch.no_grad():
         written = model(ids, labels=ids).loss.item()

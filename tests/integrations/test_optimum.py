@@ -1,4 +1,4 @@
-"""`optimum-cli sinkquant …`, with the registration file where a wheel would install it."""
+"""`optimum-cli sinkquant …`, with the registration file where its wheel would install it; and no optimum without it."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+DISTRIBUTION = ROOT / "optimum-sinkquant"
 
 
 @pytest.fixture
 def optimum_cli(tmp_path: Path):
-    try:  # our own wheel makes optimum's folders, so that those alone say nothing
-        spec = importlib.util.find_spec("optimum.commands.optimum_cli")
-    except ModuleNotFoundError:
-        spec = None
-    if spec is None or spec.origin is None:
-        pytest.skip("optimum is not installed: pip install optimum")
-    if importlib.util.find_spec("optimum.commands.register.register_sinkquant") is None:  # no wheel put it there
+    pytest.importorskip("optimum.commands.optimum_cli", reason="optimum is not installed: pip install optimum")
+    spec = importlib.util.find_spec("optimum.commands.optimum_cli")
+    assert spec is not None and spec.origin is not None
+    register = importlib.util.find_spec("optimum.commands.register")
+    folders = register.submodule_search_locations if register else None
+    if not any((Path(folder) / "register_sinkquant.py").exists() for folder in folders or ()):  # no wheel put it there
         shutil.copytree(Path(spec.origin).parents[1], tmp_path / "optimum")
-        register = tmp_path / "optimum" / "commands" / "register"
-        register.mkdir(exist_ok=True)
-        shutil.copy(ROOT / "sinkquant/integrations/optimum_register.py", register / "register_sinkquant.py")
+        target = tmp_path / "optimum" / "commands" / "register"
+        target.mkdir(exist_ok=True)
+        shutil.copy(DISTRIBUTION / "optimum/commands/register/register_sinkquant.py", target)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         paths = [str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -53,6 +54,26 @@ def test_bad_input_keeps_its_sentence_and_its_exit_code(optimum_cli, tmp_path: P
 
 
 def test_the_registration_imports_nothing_heavy() -> None:
+    assert "import REGISTER_COMMANDS" in next(DISTRIBUTION.rglob("register_sinkquant.py")).read_text(encoding="utf-8")
     source = (ROOT / "sinkquant/integrations/optimum_register.py").read_text(encoding="utf-8")
     top = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
     assert not any(heavy in line for line in top for heavy in ("torch", "transformers", "sinkquant.api"))
+
+
+def test_our_wheel_holds_our_package_alone() -> None:
+    """A file of ours under optimum/ makes transformers believe that optimum is installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert {Path(place).parts[0] for place in (*wheel["packages"], *wheel["force-include"].values())} == {"sinkquant"}
+
+
+def test_import_changes_nothing_for_transformers() -> None:
+    code = (
+        "from importlib.util import find_spec\n"
+        "before = find_spec('optimum') is not None\n"
+        "import sinkquant, transformers.utils\n"
+        "sinkquant.load, sinkquant.quantize\n"
+        "print(before == transformers.utils.is_optimum_available() == (find_spec('optimum') is not None))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, initialization
 
-import sinkquant
 from sinkquant.quantization.scheme import LinearScheme, WeightScheme
 from sinkquant.runtime.assemble import assemble
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import Apart
 from sinkquant.runtime.portable import portable_quantization
-
-COMMON = ["calibration.length=64", "calibration.sequences=4"]
 
 
 def configuration(folder: Path, portable: bool) -> Any:
@@ -28,11 +26,9 @@ def configuration(folder: Path, portable: bool) -> Any:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, "auto"])
 @pytest.mark.parametrize("recipe", ["w8a8-static", "w4a4kv4", "kv4", "w4a16"])
-def test_equal_to_from_pretrained(stories_path: Path, tmp_path: Path, recipe: str, dtype: torch.dtype | str) -> None:
+def test_equal_to_from_pretrained(quantized: Callable[..., Path], recipe: str, dtype: torch.dtype | str) -> None:
     portable = recipe == "w4a16"
-    prefix = [] if portable else ["sinks.prefix=[1]"]
-    folder = tmp_path / "out"
-    sinkquant.quantize(stories_path, recipe=recipe, output=folder, overrides=[*COMMON, *prefix])
+    folder = quantized(recipe) if portable else quantized(recipe, "sinks.prefix=[1]")
     expected = AutoModelForCausalLM.from_pretrained(folder, config=configuration(folder, portable), dtype=dtype).eval()
     model = assemble(folder, configuration(folder, portable), dtype)
     assert model is not None

@@ -59,11 +59,8 @@ def test_smollm2_prefix_absorbs_every_sink_but_the_residual_ones(smollm2: SinkRe
     assert {2, 9} <= left[" "]
 
 
-def test_stories260k_has_none(stories_path: Path, shared_dir: Path) -> None:
-    excerpt = shared_dir / "assets/data/tinystories/tinystories_sample_2m.txt"
-    if not excerpt.exists():
-        pytest.skip("the TinyStories excerpts are missing: they are part of the shared assets")
-    report = detect(stories_path, excerpt.read_text(encoding="utf-8"), 128)
+def test_the_tiny_model_has_none(model_folder: Path, text_file: Path) -> None:
+    report = detect(model_folder, text_file.read_text(encoding="utf-8"), 128)
     assert report.verdict == (Verdict.NONE,)
     assert report.sinks == ()
     assert report.channels == ()
