@@ -347,15 +347,18 @@ def test_use_kernels_keeps_what_a_model_computes() -> None:
 
 
 @pytest.mark.parametrize(
-    "scheme", [LinearScheme(WeightScheme(8), DYNAMIC), LinearScheme(WeightScheme(4, group_size=32))], ids=str
+    ("scheme", "names"),
+    [
+        (LinearScheme(WeightScheme(8), DYNAMIC), ("mlp.down_proj", "mlp.up_proj", "self_attn.k_proj")),
+        (LinearScheme(WeightScheme(4, group_size=32)), ("mlp.down_proj",)),  # 32 divides its inputs alone
+    ],
+    ids=["8 bits", "4 bits"],
 )
-def test_trained_weights(model_folder: Path, scheme: LinearScheme) -> None:
+def test_trained_weights(model_folder: Path, scheme: LinearScheme, names: tuple[str, ...]) -> None:
     assert scheme.weight is not None
     layers = nn.ModuleDict()
     with safe_open(model_folder / "model.safetensors", "pt") as tensors:
-        for name in (
-            ("mlp.down_proj",) if scheme.weight.group_size else ("mlp.down_proj", "mlp.up_proj", "self_attn.k_proj")
-        ):
+        for name in names:
             weight = tensors.get_tensor(f"model.layers.1.{name}.weight").float()
             codes = round_to_nearest(weight, scheme.weight, search=False)
             blank = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
