@@ -22,7 +22,7 @@ from transformers.utils import is_optimum_quanto_available
 
 import sinkquant
 from eval.runs import RESULTS, SUBJECTS, Row, Subject, write
-from sinkquant.evaluation.score import perplexity
+from sinkquant.evaluation.metric import PERPLEXITY
 from sinkquant.evaluation.versions import versions
 from sinkquant.evaluation.windows import text_windows
 from sinkquant.models.attention import STAGES
@@ -67,7 +67,7 @@ def scored(model: Any, make: Any, windows: Tensor) -> tuple[float, float]:
     """Perplexity of windows (N, T) through a fresh cache each, and the seconds that it took."""
     start = time.perf_counter()
     loss = sum(score(model, make(), ids) for ids in windows)
-    return perplexity(loss / (windows.shape[0] * (windows.shape[1] - 1))), time.perf_counter() - start
+    return PERPLEXITY.value(loss / (windows.shape[0] * (windows.shape[1] - 1))), time.perf_counter() - start
 
 
 def filled_bytes(model: Any, cache: Cache, dtype: torch.dtype) -> int:

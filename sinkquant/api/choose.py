@@ -11,6 +11,7 @@ from sinkquant.api.quantize import Options, Result, run
 from sinkquant.checkpoint.manifest import amend_manifest
 from sinkquant.checkpoint.resume import Unfinished
 from sinkquant.errors import UsageError
+from sinkquant.evaluation.metric import METRICS
 from sinkquant.recipes import Recipe, load_recipe
 from sinkquant.recipes.candidates import candidate
 from sinkquant.recipes.plain import plain_counterpart
@@ -76,13 +77,17 @@ def proposal(
 
 
 def decide(made: Result, plain: Result) -> Result:
-    """The result with the lower perplexity on the held-out text; a tie is the candidate's."""
-    own, other = made.figures["result_perplexity"], plain.figures["result_perplexity"]
-    better, worse = (plain, made) if other < own else (made, plain)
-    figures = f"perplexity {own:.3f} on held-out calibration text against {other:.3f} of plain quantization"
+    """The result with the better first metric on the held-out text; a tie is the candidate's."""
+    name = made.plan.recipe.proof.metrics[0]
+    own, other = (result.figures[f"result_{name}"] for result in (made, plain))
+    plain_wins = other < own if METRICS[name].better == "lower" else other > own
+    better, worse = (plain, made) if plain_wins else (made, plain)
+    unit = METRICS[name].unit and f" {METRICS[name].unit}"
+    figures = f"{name} {own:.3f}{unit} on held-out calibration text against {other:.3f}{unit} of plain quantization"
     verdict = "so the plain checkpoint is written" if better is plain else "so it is kept"
     reason = f"{made.plan.notes[0]}; it gives {figures}, {verdict}."
-    choice = Choice(better.plan.recipe.name, made.plan.recipe.name, reason, own, other)
+    scores = [result.figures["result_perplexity"] for result in (made, plain)]
+    choice = Choice(better.plan.recipe.name, made.plan.recipe.name, reason, *scores)
     seconds = better.seconds | {"comparison": sum(worse.seconds.values())}
     return replace(
         better, report=made.report, choice=choice, seconds=seconds, peak_bytes=max(made.peak_bytes, plain.peak_bytes)

@@ -31,6 +31,7 @@ from sinkquant.checkpoint.folder import check_space, claim
 from sinkquant.checkpoint.manifest import amend_manifest
 from sinkquant.checkpoint.resume import Unfinished
 from sinkquant.errors import UsageError
+from sinkquant.evaluation.metric import METRICS
 from sinkquant.evaluation.probe import probe_ids, take_probe
 from sinkquant.evaluation.score import RESULT, evaluate_one
 from sinkquant.evaluation.versions import code_digest, versions
@@ -144,6 +145,8 @@ def run(
 ) -> Result:
     """One recipe, one checkpoint. `revise` may replace the recipe after detection by one with the same calibration, and
     says why; finished blocks go to `stores`."""
+    for name in chosen.proof.metrics:
+        METRICS[name]  # an unknown one is an error before the work
     target, dry_run = options.output, options.dry_run
     calibration, trust_remote_code = options.calibration, options.trust_remote_code
     tell = options.progress or (lambda *_: None)
@@ -189,8 +192,9 @@ def run(
     ids, held_ids = (with_bos(part, begins) for part in (text, held_out))
     with stages("baseline"):
         baseline = evaluate_one(
-            network, with_bos(held_out, tokenizer.bos_token_id if bos else None), scored=_scored(bos)
-        )
+            network, with_bos(held_out, tokenizer.bos_token_id if bos else None), scored=_scored(bos),
+            metrics=chosen.proof.metrics,
+        )  # fmt: skip
     with stages("transform"):
         threshold = report.threshold if report is not None else DEFAULT_THRESHOLD
         exactness = transform(network, roles, plan, ids, threshold)
@@ -236,11 +240,15 @@ def run(
         gc.collect()
         reloaded = load(target, dtype=torch.float32)
         check_reloaded(padded_logits(reloaded, rows, mask), expected, ours=ours)
-        outcome = evaluate_one(reloaded, held_ids, scored=_scored(begins is not None), who=RESULT)
+        outcome = evaluate_one(
+            reloaded, held_ids, scored=_scored(begins is not None), who=RESULT, metrics=chosen.proof.metrics
+        )
         figures |= {
             "baseline_perplexity": baseline.perplexity, "result_perplexity": outcome.perplexity,
             "tokens": outcome.tokens, "text": "held-out part of the calibration text",
         }  # fmt: skip
+        for when, score in (("baseline", baseline), ("result", outcome)):
+            figures |= {f"{when}_{name}": figure for name, figure in score.figures.items()}
         probe = take_probe(reloaded, probe_ids(tokenizer, begins))
         measured = {"figures": figures, "probe": probe, "seconds": stages.seconds, "peak_bytes": stages.peaks}
         amend_manifest(target, measured)

@@ -12,15 +12,14 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from sinkquant.errors import UsageError
+from sinkquant.evaluation.metric import PERPLEXITY
 from sinkquant.evaluation.score import (
     RESULT,
     Progress,
     chunk_rows,
     head_is_separate,
-    perplexity,
     require_finite,
     scored_range,
-    target_nll,
     token_logprobs,
 )
 from sinkquant.evaluation.versions import versions
@@ -99,8 +98,8 @@ def compare(
     tokens = len(windows_baseline) * (last - first)
     nll_baseline, nll_result, kl, agreement = (sums / tokens).tolist()
     return Comparison(
-        baseline_perplexity=perplexity(nll_baseline),
-        result_perplexity=perplexity(nll_result),
+        baseline_perplexity=PERPLEXITY.value(nll_baseline),
+        result_perplexity=PERPLEXITY.value(nll_result),
         kl=kl,
         top1_agreement=agreement,
         tokens=tokens,
@@ -144,7 +143,7 @@ def _chunk_sums(p: Tensor, q: Tensor, targets: Tensor) -> Tensor:
     """Sums over n positions of the losses of p and q, KL(p ‖ q) and agreements: p, q (n, V), targets (n,) → (4,)."""
     kl = functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)  # (n,)
     agree = p.argmax(-1) == q.argmax(-1)  # (n,)
-    terms = torch.stack([target_nll(p, targets), target_nll(q, targets), kl.double(), agree.double()])  # (4, n)
+    terms = torch.stack([*(PERPLEXITY.terms(x, targets) for x in (p, q)), kl.double(), agree.double()])  # (4, n)
     return terms.sum(1).cpu()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sinkquant.errors import SinkquantError, UsageError
+from sinkquant.evaluation.metric import METRICS, PERPLEXITY
 
 CHUNK_ELEMENTS = 2**24
 """Size of one chunk of log-probabilities (positions by vocabulary): 64 MiB in float32."""
@@ -24,22 +25,15 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Score:
-    """Mean negative log-likelihood (nats a token) over `tokens` scored tokens."""
+    """Mean negative log-likelihood (nats a token) over `tokens` scored tokens, and the `figures` of the metrics."""
 
     nll: float
     tokens: int
+    figures: Mapping[str, float]
 
     @property
     def perplexity(self) -> float:
-        return perplexity(self.nll)
-
-
-def perplexity(nll: float) -> float:
-    """exp of a mean loss in nats; infinity where a float cannot hold it."""
-    try:
-        return math.exp(nll)
-    except OverflowError:
-        return math.inf
+        return PERPLEXITY.value(self.nll)
 
 
 def evaluate_one(
@@ -49,28 +43,30 @@ def evaluate_one(
     scored: slice = slice(1, None),
     progress: Progress | None = None,
     who: str = "the model",
+    metrics: Sequence[str] = (),
 ) -> Score:
     """Score one model on windows (N, T) of token ids, every window on its own.
 
     `scored` selects the positions whose tokens count; it starts at 1 or later, since nothing predicts the first token.
-    `who` is what a message calls the model.
+    `who` is what a message calls the model; `metrics` are measured beside the loss.
     Errors: `UsageError` for an empty or impossible `scored`, `SinkquantError` where the model's output is not finite.
     """
     first, last = scored_range(scored, windows.shape[1])
     separate, chunk = head_is_separate(model, windows), chunk_rows(model)
-    total = 0.0
+    measures = [PERPLEXITY, *(METRICS[name] for name in metrics)]
+    totals = [0.0] * len(measures)
     for index, ids in enumerate(windows):
         chunks = token_logprobs(model, ids[None], range(first - 1, last - 1), chunk=chunk, separate_head=separate)
-        loss = sum(
-            float(target_nll(logprobs, targets).sum())
-            for logprobs, targets in zip(chunks, ids[first:last].split(chunk), strict=True)
-        )
-        require_finite(loss, who, index)
-        total += loss
+        sums = [0.0] * len(measures)
+        for logprobs, targets in zip(chunks, ids[first:last].split(chunk), strict=True):
+            sums = [s + float(m.terms(logprobs, targets).sum()) for s, m in zip(sums, measures, strict=True)]
+        require_finite(sums[0], who, index)
+        totals = [total + s for total, s in zip(totals, sums, strict=True)]
         if progress is not None:
             progress(index + 1, len(windows))
     tokens = len(windows) * (last - first)
-    return Score(total / tokens, tokens)
+    loss, *means = (total / tokens for total in totals)
+    return Score(loss, tokens, {name: METRICS[name].value(mean) for name, mean in zip(metrics, means, strict=True)})
 
 
 @torch.no_grad()
@@ -124,11 +120,6 @@ def head_is_separate(model: PreTrainedModel, ids: Tensor, *, tokens: int = 16) -
 def chunk_rows(model: PreTrainedModel) -> int:
     """Positions a chunk, so that a chunk of log-probabilities stays at 64 MiB whatever the vocabulary."""
     return max(1, CHUNK_ELEMENTS // model.config.get_text_config().vocab_size)
-
-
-def target_nll(logprobs: Tensor, targets: Tensor) -> Tensor:
-    """-log p of each target: logprobs (n, V), targets (n,) → (n,) float64 nats."""
-    return -logprobs.gather(1, targets.to(logprobs.device)[:, None])[:, 0].double()
 
 
 def scored_range(scored: slice, width: int) -> tuple[int, int]:

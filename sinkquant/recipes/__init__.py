@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .load import list_recipes, load_recipe, overridden, parse_recipe, resolve_text
-from .schema import Activations, CalibrationSpec, Export, KVCache, Recipe, Sinks, Transforms, Weights
+from .schema import Activations, CalibrationSpec, Export, KVCache, Proof, Recipe, Sinks, Transforms, Weights
 from .yaml_file import dump_recipe
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "CalibrationSpec",
     "Export",
     "KVCache",
+    "Proof",
     "Recipe",
     "Sinks",
     "Transforms",

@@ -156,6 +156,15 @@ class CalibrationSpec(Section):
     )
 
 
+class Proof(Section):
+    """What baseline and result are measured by, on text behind that of the calibration."""
+
+    metrics: Annotated[tuple[str, ...], Field(strict=False, min_length=1, max_length=16)] = Field(
+        default=("perplexity",),
+        description="Names of metrics; where two recipes are compared, the first decides. perplexity is always measured.",
+    )
+
+
 class Export(Section):
     """How the checkpoint is written."""
 
@@ -189,6 +198,7 @@ class Recipe(Section):
     kv_cache: KVCache = Field(default=KVCache(), description="Keys and values.")
     tuning: Tuning = Field(default=Tuning(), description="Distillation after rounding.")
     calibration: CalibrationSpec = Field(default=CalibrationSpec(), description="Calibration text.")
+    proof: Proof = Field(default=Proof(), description="Figures of the result.")
     export: Export = Field(default=Export(), description="Files.")
 
     @model_validator(mode="after")
@@ -197,8 +207,11 @@ class Recipe(Section):
         return self
 
     def digest(self) -> str:
-        """sha256 (hexadecimal) of the recipe as JSON with sorted keys and no spaces, without a null budget, column."""
+        """sha256 (hexadecimal) of the recipe as JSON with sorted keys and no spaces, without a null budget or column
+        and the usual proof."""
         data = self.model_dump(mode="json")
+        if self.proof == Proof():
+            del data["proof"]
         for section, key in (("weights", "budget"), ("calibration", "column")):
             if data[section][key] is None:  # figures are kept by digest, and some are older than these keys
                 del data[section][key]

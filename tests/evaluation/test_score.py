@@ -21,7 +21,8 @@ from transformers import (
 
 from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.evaluation import score
-from sinkquant.evaluation.score import Score, evaluate_one, head_is_separate, perplexity, token_logprobs
+from sinkquant.evaluation.metric import PERPLEXITY
+from sinkquant.evaluation.score import Score, evaluate_one, head_is_separate, token_logprobs
 from sinkquant.evaluation.windows import text_windows
 
 SMALL: dict[str, Any] = {
@@ -115,8 +116,8 @@ def test_a_broken_model_is_named(tiny_llama: LlamaForCausalLM) -> None:
 
 
 def test_perplexity_of_a_hopeless_model_is_infinite() -> None:
-    assert perplexity(0.0) == 1.0
-    assert Score(nll=1e4, tokens=1).perplexity == math.inf
+    assert PERPLEXITY.value(0.0) == 1.0
+    assert Score(nll=1e4, tokens=1, figures={}).perplexity == math.inf
 
 
 def test_the_first_window_of_a_trained_model(model_folder: Path, unseen_text: Path) -> None:
