@@ -11,6 +11,7 @@ from torch import Tensor
 
 import sinkquant
 from sinkquant.calibration.sources import INPUTS
+from sinkquant.evaluation.metric import METRICS
 from sinkquant.quantization.grid import scale_and_zero
 from sinkquant.quantization.scheme import WeightScheme
 from sinkquant.quantization.weights import QuantizedWeight
@@ -60,9 +61,41 @@ def test_an_input(model_folder: Path, tmp_path: Path) -> None:
     assert made.figures["result_perplexity"] < 1.05 * made.figures["baseline_perplexity"]
 
 
-@pytest.mark.parametrize("key", ["weights.method=stochastic", "calibration.source=rows"])
-def test_an_unknown_name_lists_what_there_is(key: str, model_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(sinkquant.UsageError, match=r"unknown .*choose one of .*(gptq|python-docs)"):
+class Certainty:
+    """The mean share that the model gives to its first choice."""
+
+    unit, better = "%", "higher"
+
+    def terms(self, logprobs: Tensor, targets: Tensor) -> Tensor:
+        return logprobs.amax(-1).exp()
+
+    def value(self, mean: float) -> float:
+        return 100 * mean
+
+
+def test_a_metric(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
+    with METRICS.registered("certainty", Certainty()):
+        made = sinkquant.quantize(
+            model_folder, output=tmp_path / "out", calibration=text_file,
+            overrides=["proof.metrics=[certainty, accuracy]", *SMALL],
+        )  # fmt: skip
+    assert 50 < made.figures["baseline_certainty"] < 100
+    assert made.figures["result_certainty"] == pytest.approx(made.figures["baseline_certainty"], abs=2)
+    assert 0.5 < made.figures["result_accuracy"] < 1
+    assert made.choice is not None
+    assert "certainty" in made.choice.reason
+
+
+UNKNOWN = [
+    ("weights.method=stochastic", "gptq, rtn"),
+    ("calibration.source=rows", "python-docs"),
+    ("proof.metrics=[perplexity, accuracie]", "accuracy, perplexity"),
+]
+
+
+@pytest.mark.parametrize(("key", "options"), UNKNOWN)
+def test_an_unknown_name_lists_what_there_is(key: str, options: str, model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(sinkquant.UsageError, match=rf"unknown .*choose one of .*{options}"):
         sinkquant.quantize(model_folder, recipe="w8a8-static", output=tmp_path / "out", overrides=[key])
 
 

@@ -161,7 +161,7 @@ class Proof(Section):
 
     metrics: Annotated[tuple[str, ...], Field(strict=False, min_length=1, max_length=16)] = Field(
         default=("perplexity",),
-        description="Names of metrics; where two recipes are compared, the first decides. perplexity is always measured.",
+        description="Metrics by name; the first decides between recipes, and perplexity is always measured.",
     )
 
 
