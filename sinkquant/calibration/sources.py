@@ -82,8 +82,8 @@ def open_text(spec: str, tokenizer: PreTrainedTokenizerBase, seed: int = 0, colu
 
 def _named(name: str, tokenizer: PreTrainedTokenizerBase, column: str | None) -> Text:
     """The text of a registered source, whose first item tells whether it gives text or rows."""
-    items = iter(INPUTS[name]())
-    first = list(islice(items, 1))
+    items: Iterator[Any] = iter(INPUTS[name]())
+    first: list[Any] = list(islice(items, 1))
     if first and isinstance(first[0], Mapping):
         return _rows(Documents(chain(first, items), name, tokenizer, column), name)
     _no_column(name, column)

@@ -11,7 +11,8 @@ from sinkquant.errors import UsageError
 from sinkquant.recipes import Recipe, load_recipe, parse_recipe
 
 TOP = (
-    "activations, calibration, description, effort, export, kv_cache, name, proof, sinks, target, transforms, tuning, weights"
+    "activations, calibration, description, effort, export, kv_cache, name, proof, sinks, target, transforms, tuning, "
+    "weights"
 )
 
 VALUES = [
