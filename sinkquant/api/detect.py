@@ -45,10 +45,10 @@ def detect(
     if not 1 <= max_prefix <= MOST:
         raise UsageError(f"max_prefix is {max_prefix} but must be 1 to {MOST}.")
     if isinstance(model, str | os.PathLike):
-        source = resolve(model)  # type: ignore[arg-type]
+        source = resolve(model, trust_remote_code)  # type: ignore[arg-type]
         label = source.label
-        tokenizer = load_tokenizer(source, trust_remote_code)
-        network = load_model(source, dtype=torch.float32, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(source)
+        network = load_model(source, dtype=torch.float32)
         check_finite(network)
     else:
         if not isinstance(model, PreTrainedModel) or not callable(tokenizer):

@@ -37,8 +37,8 @@ def evaluate(
     use). The baseline sees BOS in context where the policy adds one; the result carries it as its prefix or sees it in
     context as well.
     """
-    source = resolve(baseline)
-    tokenizer = load_tokenizer(source, trust_remote_code)
+    source = resolve(baseline, trust_remote_code)
+    tokenizer = load_tokenizer(source)
     manifest = read_manifest(Path(path))
     adds = bos_policy(bos, tokenizer)
     begin = tokenizer.bos_token_id if adds else None
@@ -47,8 +47,8 @@ def evaluate(
     extra = 1 if begin is not None else 0
     ours = text_windows(content, tokenizer, window=window, max_tokens=max_tokens)
     theirs = text_windows(content, tokenizer, window=window + extra, max_tokens=max_tokens, bos_id=begin)
-    result = load(path, dtype=torch.float32)
-    reference = load_model(source, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    result = load(path, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    reference = load_model(source, dtype=torch.float32)
     check_text(theirs, reference, label)
     return compare(
         reference, result, theirs, ours if carried else theirs, text=label, progress=progress,

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from sinkquant.api.arguments import checked, float_dtype, known_devices
 from sinkquant.checkpoint.facts import Manifest
-from sinkquant.checkpoint.manifest import KEY, OWN, check_files, read_manifest, refuse_unlisted
+from sinkquant.checkpoint.manifest import KEY, OWN, check_files, read_manifest, refuse_code, refuse_unlisted
 from sinkquant.errors import SinkquantError, unknown
 from sinkquant.models.load import quiet
 from sinkquant.runtime.assemble import assemble
+from sinkquant.runtime.config import load_base_config
 from sinkquant.runtime.kernels.use import use_kernels
 from sinkquant.runtime.portable import portable_quantization
 from sinkquant.runtime.register import register_config, register_runtime
@@ -33,6 +34,7 @@ def load(
     offload_folder: str | Path | None = None,
     execution: Literal["reference", "auto"] = "reference",
     checksums: bool = True,
+    trust_remote_code: bool = False,
 ) -> Any:
     """Load a checkpoint of either kind in evaluation mode.
 
@@ -45,6 +47,8 @@ def load(
     `checksums`: whether every file is compared with its checksum meanwhile. A processor without SHA instructions hashes
     more slowly than it loads; leave it out where the files were verified before.
 
+    `trust_remote_code`: the Python code that the checkpoint has from its model may run.
+
     Raises SinkquantError where a file is missing or has changed (its checksum is named).
     """
     folder = Path(path)
@@ -56,6 +60,7 @@ def load(
     known_devices(device_map)
     manifest = read_manifest(folder)
     refuse_unlisted(folder, manifest)
+    refuse_code(folder, manifest, trust_remote_code)
     weights = [name for name in manifest.files if name.endswith(".safetensors")]
     if checksums:
         check_files(folder, manifest, manifest.files.keys() - set(weights))
@@ -65,14 +70,16 @@ def load(
     # compressed-tensors cannot unpack what lies on disk; our own runtime never unpacks
     packed = execution == "auto" or offload_folder is not None
     with _verifying(folder, manifest, weights) if checksums else nullcontext(), quiet():
-        config = AutoConfig.from_pretrained(folder)
+        config = load_base_config(folder, trust_remote_code)
         if portable and packed:
             limit = manifest.recipe.weights.limit
             config.quantization_config = portable_quantization(folder, config.quantization_config, limit).to_dict()
-        whole = device_map is None and offload_folder is None and (packed or not portable)
+        own_code = bool(getattr(config, "auto_map", None))  # of which `assemble` knows nothing
+        whole = not own_code and device_map is None and offload_folder is None and (packed or not portable)
         model = (assemble(folder, config, dtype) if whole else None) or AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, device_map=device_map, use_safetensors=True,
             offload_folder=offload_folder, offload_buffers=offload_folder is not None,
+            trust_remote_code=trust_remote_code,
         )  # fmt: skip
     facts = getattr(model.config, KEY, None) or {}
     facts.pop(OWN, None)  # a checkpoint that is saved from this model has another manifest, or none

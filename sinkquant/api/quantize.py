@@ -30,7 +30,7 @@ from sinkquant.calibration.data import token_batches
 from sinkquant.checkpoint.folder import check_space, claim
 from sinkquant.checkpoint.manifest import amend_manifest
 from sinkquant.checkpoint.resume import Unfinished
-from sinkquant.errors import UsageError
+from sinkquant.errors import UsageError, shown
 from sinkquant.evaluation.metric import METRICS
 from sinkquant.evaluation.probe import probe_ids, take_probe
 from sinkquant.evaluation.score import RESULT, evaluate_one
@@ -40,7 +40,8 @@ from sinkquant.models.fingerprint import fingerprint
 from sinkquant.models.finite import check_finite
 from sinkquant.models.load import load_model, load_tokenizer
 from sinkquant.models.roles import Roles
-from sinkquant.models.source import local_place, resolve
+from sinkquant.models.side_files import left_out
+from sinkquant.models.source import Source, local_folder, local_place, resolve
 from sinkquant.models.trace import trace_roles
 from sinkquant.quantization.scheme import LinearScheme, WeightScheme
 from sinkquant.quantization.weights import round_to_nearest
@@ -148,14 +149,14 @@ def run(
     for name in chosen.proof.metrics:
         METRICS[name]  # an unknown one is an error before the work
     target, dry_run = options.output, options.dry_run
-    calibration, trust_remote_code = options.calibration, options.trust_remote_code
+    calibration = options.calibration
     tell = options.progress or (lambda *_: None)
     stages = Stages(tell)
 
     with stages("load"):
-        source = resolve(model)
-        tokenizer = load_tokenizer(source, trust_remote_code)
-        network = load_model(source, dtype=torch.float32, trust_remote_code=trust_remote_code)
+        source = resolve(model, options.trust_remote_code)
+        tokenizer = load_tokenizer(source)
+        network = load_model(source, dtype=torch.float32)
         network.requires_grad_(False)
         check_finite(network)
         attention = implementations(network.config)
@@ -181,7 +182,7 @@ def run(
     shapes = _shapes(network, roles)
     plan = make_plan(chosen, prefix, roles, shapes, no_prefix(network, roles, prefix, text))
     plan = loadable(plan, network, roles, shapes, asked)
-    plan = replace(plan, notes=(*why, *texts.notes, *plan.notes))
+    plan = replace(plan, notes=(*why, *texts.notes, *_links(source), *plan.notes))
     if options.planned is not None:
         options.planned(plan, estimate(plan, shapes, text.numel()))
     if dry_run or target is None:
@@ -238,7 +239,7 @@ def run(
         expected = expected_logits(network, rows, mask, None if ours else attention)
         del network
         gc.collect()
-        reloaded = load(target, dtype=torch.float32)
+        reloaded = load(target, dtype=torch.float32, trust_remote_code=source.trusted)
         check_reloaded(padded_logits(reloaded, rows, mask), expected, ours=ours)
         outcome = evaluate_one(
             reloaded, held_ids, scored=_scored(begins is not None), who=RESULT, metrics=chosen.proof.metrics
@@ -263,6 +264,12 @@ def _identity(facts: dict[str, Any], ids: Tensor, threshold: float, model: nn.Mo
         "text": token_batches(ids, "", "").digest, "threshold": threshold, "versions": versions(),
         "code": code_digest(model),
     }  # fmt: skip
+
+
+def _links(source: Source) -> list[str]:
+    """A note for every side file that is not copied because it is a link."""
+    names = [] if source.gguf_file is not None else left_out(local_folder(source))
+    return [f"{shown(name)} is a link, which is not followed: the checkpoint goes without it" for name in names]
 
 
 def _scored(bos: bool) -> slice:

@@ -73,8 +73,8 @@ def evaluate_tasks(
     from sinkquant.integrations.lm_eval import PrefixLM, find_tasks, run_tasks
 
     manager = find_tasks(tasks, folder)
-    source = resolve(baseline)
-    tokenizer = load_tokenizer(source, trust_remote_code)
+    source = resolve(baseline, trust_remote_code)
+    tokenizer = load_tokenizer(source)
     adds = bos_policy(bos, tokenizer)
     carried = tokenizer.bos_token_id is not None and tokenizer.bos_token_id in read_manifest(Path(path)).prefix
     begin = tokenizer.bos_token_id if adds else None
@@ -87,9 +87,15 @@ def evaluate_tasks(
     sides = []
     for done, side in enumerate(("result", "baseline")):
         if side == "result":
-            sides.append(measured(load(path, dtype=torch.float32), None if carried else begin, carried))
+            sides.append(
+                measured(
+                    load(path, dtype=torch.float32, trust_remote_code=trust_remote_code),
+                    None if carried else begin,
+                    carried,
+                )
+            )
         else:
-            float_model = load_model(source, dtype=torch.float32, trust_remote_code=trust_remote_code)
+            float_model = load_model(source, dtype=torch.float32)
             sides.append(measured(float_model, begin, False))
         gc.collect()
         if progress is not None:

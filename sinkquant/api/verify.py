@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sinkquant.api.arguments import checked
+from sinkquant.checkpoint.manifest import refuse_code
 from sinkquant.checkpoint.manifest import verify as verify_files
 from sinkquant.errors import SinkquantError, UsageError, unknown
 from sinkquant.evaluation.probe import Difference, compare_probes
@@ -30,8 +32,10 @@ class Verification:
 
 
 @checked
-def verify(path: str | Path, *, runtime: str = "transformers") -> Verification:
+def verify(path: str | Path, *, runtime: str = "transformers", trust_remote_code: bool = False) -> Verification:
     """Check all checksums, load the checkpoint in a new process and compare its probe with the manifest's.
+
+    `trust_remote_code`: the Python code that the checkpoint has from its model may run.
 
     Raises SinkquantError where a file has changed, the runtime fails, or its losses are off by more than 0.02 nats a
     token on average (see `Difference.acceptable`); UsageError for an unknown runtime or one that is not installed.
@@ -44,9 +48,10 @@ def verify(path: str | Path, *, runtime: str = "transformers") -> Verification:
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder: give the folder that sinkquant quantize wrote.")
     manifest = verify_files(folder)
+    refuse_code(folder, manifest, trust_remote_code)
     if manifest.probe is None:
         raise SinkquantError(f"the manifest of {folder} holds no probe to compare with: quantize the model again.")
-    difference = compare_probes(manifest.probe.model_dump(), _fresh(folder, runtime))
+    difference = compare_probes(manifest.probe.model_dump(), _fresh(folder, runtime, trust_remote_code))
     if not difference.acceptable:
         raise SinkquantError(
             f"{runtime} gives other losses than the manifest of {folder} states ({difference.mean:.3f} nats a token "
@@ -56,11 +61,16 @@ def verify(path: str | Path, *, runtime: str = "transformers") -> Verification:
     return Verification(str(folder), runtime, len(manifest.files), difference)
 
 
-def _fresh(folder: Path, runtime: str) -> dict[str, Any]:
+def _fresh(folder: Path, runtime: str, trust_remote_code: bool) -> dict[str, Any]:
+    """The probe by a new process, which imports nothing from the checkpoint or the working folder and asks nobody."""
     with TemporaryDirectory() as temporary:
         target = Path(temporary) / "answer.json"
-        command = [sys.executable, "-m", "sinkquant.api.reload", str(folder), runtime, str(target)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-P", "-m", "sinkquant.api.reload", str(folder.absolute()), runtime, str(target)]
+        command += ["trust-remote-code"] if trust_remote_code else []
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
+            cwd=temporary, env=_environment(),
+        )  # fmt: skip
         if not target.is_file():
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise SinkquantError(
@@ -70,3 +80,9 @@ def _fresh(folder: Path, runtime: str) -> dict[str, Any]:
     if "error" in answer:
         raise SinkquantError(answer["error"])
     return answer
+
+
+def _environment() -> dict[str, str]:
+    """This process's own; the folders of PYTHONPATH mean what they meant here, and an empty one is no folder."""
+    found = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(found)}

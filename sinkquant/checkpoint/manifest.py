@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sinkquant.checkpoint.facts import Manifest, complaint
-from sinkquant.errors import SinkquantError
+from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.models.json_file import parse_object, read_bytes
 
 NAME, CONFIG = "sinkquant.json", "config.json"
@@ -104,6 +104,16 @@ def refuse_unlisted(folder: Path, manifest: Manifest) -> None:
     for name in sorted(_present(folder)):
         if name not in manifest.files and name != NAME:
             raise SinkquantError(f"{folder} holds {name}, which {NAME} does not list: remove it, or {AGAIN}.")
+
+
+def refuse_code(folder: Path, manifest: Manifest, trust_remote_code: bool) -> None:
+    """Raise UsageError for a checkpoint with Python code, its own or another's, that nobody allowed to run."""
+    brought = parse_object(read_bytes(folder / CONFIG, AGAIN), folder / CONFIG, AGAIN).get("auto_map")
+    if not trust_remote_code and (brought or any(name.endswith(".py") for name in manifest.files)):
+        raise UsageError(
+            f"{folder} brings Python code of its model that would run on this machine: read it, then allow it with "
+            "--trust-remote-code (trust_remote_code=True)."
+        )
 
 
 def _present(folder: Path) -> Iterator[str]:

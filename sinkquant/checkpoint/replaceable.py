@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sinkquant.checkpoint.manifest import NAME
+from sinkquant.models.side_files import SIDE_FILE
 
-# What a checkpoint holds by name, for one whose manifest is broken and can list nothing.
-_USUAL = re.compile(
-    r"sinkquant\.json|config\.json|generation_config\.json|(model|pytorch_model).*\.safetensors(\.index\.json)?|"
-    r"(tokenizer|vocab|merges|added_tokens|special_tokens_map|spiece|sentencepiece|chat_template)[\w.-]*|"
-    r"(pre|video_pre)?processor_config\.json|LICEN[CS]E[\w.-]*|NOTICE[\w.-]*|USE_POLICY[\w.-]*|[\w.-]+\.jinja"
-)
+# What a checkpoint holds by name beside its side files, for one whose manifest is broken and can list nothing.
+_WRITTEN = re.compile(r"sinkquant\.json|config\.json|model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 
 
 def why_kept(folder: Path) -> str | None:
@@ -29,7 +26,9 @@ def why_kept(folder: Path) -> str | None:
     if listed is None and not _is_quantized(folder / "config.json"):
         return f"its {NAME} is broken and its config.json is that of a model which is not quantized"
     for name in held:
-        known = name == NAME or (_USUAL.fullmatch(name) if listed is None else name in listed)
+        known = name == NAME or (
+            _WRITTEN.fullmatch(name) or SIDE_FILE.fullmatch(name) if listed is None else name in listed
+        )
         if not known or os.path.isdir(folder / name):
             return f"it holds {name!r}, which is no part of the checkpoint"
     return None

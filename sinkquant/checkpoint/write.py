@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sinkquant.models.load import load_tokenizer, quiet
+from sinkquant.models.side_files import code_files, side_files
 from sinkquant.models.source import Source, local_folder
-
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")
-WRITTEN = {"config.json", "model.safetensors.index.json", "sinkquant.json", "README.md", ".gitattributes"}
 
 
 def round_floats(model: nn.Module, dtype: torch.dtype) -> None:
@@ -43,12 +41,15 @@ def save_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard_s
 
 
 def copy_side_files(source: Source, folder: Path) -> None:
-    """Tokenizer, chat template, generation settings: byte for byte. A GGUF's tokenizer is written out as files."""
+    """Tokenizer, chat templates, generation settings, licence: byte for byte, with the code of a model that is trusted.
+
+    A GGUF's tokenizer is written out as files.
+    """
     if source.gguf_file is not None:
         load_tokenizer(source).save_pretrained(folder)
         return
-    for path in sorted(local_folder(source).iterdir()):
-        if path.is_file() and path.suffix not in WEIGHTS and path.name not in WRITTEN:
-            if path.name.endswith(".index.json"):
-                continue
-            shutil.copyfile(path, folder / path.name)
+    home = local_folder(source)
+    for path in (*side_files(home), *(code_files(home) if source.trusted else ())):
+        place = folder / path.relative_to(home)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, place)

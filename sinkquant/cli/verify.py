@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sinkquant.cli.options import Checkpoint, Json
+from sinkquant.cli.options import Checkpoint, Json, TrustRemoteCode
 
 
 class RuntimeName(StrEnum):
@@ -20,6 +20,7 @@ class RuntimeName(StrEnum):
 def verify(
     out: Checkpoint,
     runtime: Annotated[RuntimeName, typer.Option(help="What loads it.")] = RuntimeName.transformers,
+    trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
 ) -> None:
     """Check the files of a checkpoint, load it in a fresh process and compare it with its manifest."""
@@ -27,7 +28,7 @@ def verify(
     from sinkquant.cli.console import say
     from sinkquant.cli.output import print_json
 
-    found = api(out, runtime=runtime.value)
+    found = api(out, runtime=runtime.value, trust_remote_code=trust_remote_code)
     if json:
         print_json(found)
         return

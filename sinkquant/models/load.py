@@ -25,7 +25,7 @@ from transformers import (
 from transformers.utils import logging
 
 from sinkquant.errors import SinkquantError, UsageError, out_of_memory
-from sinkquant.models.source import Source, local_folder, weight_files
+from sinkquant.models.source import Source, local_folder, refuse_adapter, weight_files
 from sinkquant.models.task import refuse_other_tasks
 from sinkquant.models.transposed import with_linears
 
@@ -39,17 +39,16 @@ def load_model(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """The causal language model of `source` in `dtype` on `device`, in evaluation mode; a GGUF file is dequantized.
 
     Raises UsageError for remote code that is not trusted and for a model that is quantized already, SinkquantError for
     weights that are damaged, incomplete or of another shape.
     """
-    folder = _checked_folder(source, trust_remote_code)
+    folder = _checked_folder(source)
     if source.gguf_file is None:
-        load_config(source, trust_remote_code)
-    options = _where(source, trust_remote_code) | {
+        load_config(source)
+    options = _where(source) | {
         "dtype": dtype,
         "use_safetensors": True,
         "output_loading_info": True,
@@ -69,45 +68,45 @@ def load_model(
     return model.to(device)
 
 
-def load_tokenizer(source: Source, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     """The tokenizer of `source`; one in a GGUF file is rebuilt from its vocabulary and merges."""
     what, remedy = f"the tokenizer of {source.label}", "the files of its tokenizer must lie beside its weights"
     if source.gguf_file is None:  # a broken config.json is no fault of the tokenizer's
-        load_config(source, trust_remote_code)
+        load_config(source)
     else:
         what, remedy = source.label, GGUF_REMEDY
     with quiet(), _one_sentence(what, remedy):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_where(source, trust_remote_code))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_where(source))
         empty = not tokenizer("A text of 12 words.", add_special_tokens=False)["input_ids"]
     if empty:
         raise SinkquantError(f"the tokenizer of {source.label} makes no tokens of a text: {remedy}.")
     return tokenizer
 
 
-def load_config(source: Source, trust_remote_code: bool = False) -> PreTrainedConfig:
+def load_config(source: Source) -> PreTrainedConfig:
     """The transformers configuration of `source`; the same models are refused as in `load_model`."""
-    folder = _checked_folder(source, trust_remote_code)
+    folder = _checked_folder(source)
     with quiet(), _one_sentence(f"the config.json of {source.label}", CONFIG_REMEDY):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(**_where(source, trust_remote_code))
+        config: PreTrainedConfig = AutoConfig.from_pretrained(**_where(source))
     if source.gguf_file is None and not _read_config(folder).get("auto_map"):
         refuse_other_tasks(config, source.label)
     return config
 
 
-def _where(source: Source, trust_remote_code: bool) -> dict[str, Any]:
+def _where(source: Source) -> dict[str, Any]:
     """The arguments by which every from_pretrained finds the source."""
     where: dict[str, Any] = {
         "pretrained_model_name_or_path": source.location,
-        "trust_remote_code": trust_remote_code,
+        "trust_remote_code": source.trusted,
         # The files are here by now; asking the hub again could mix two states of it.
         "local_files_only": True,
     }
     return where if source.gguf_file is None else where | {"gguf_file": source.gguf_file}
 
 
-def _checked_folder(source: Source, trust_remote_code: bool) -> Path:
+def _checked_folder(source: Source) -> Path:
     """The folder of the source's files, after a look at config.json that runs no code."""
-    folder = local_folder(source, with_code=trust_remote_code)
+    folder = local_folder(source)
     if source.gguf_file is not None:
         return folder
     try:
@@ -116,12 +115,13 @@ def _checked_folder(source: Source, trust_remote_code: bool) -> Path:
         raise SinkquantError(
             f"{source.label} has no readable config.json: copy or download the model again."
         ) from error
+    refuse_adapter(folder, source.label)
     quantized, code = config.get("quantization_config"), config.get("auto_map")
     if quantized:
         method = quantized.get("quant_method") if isinstance(quantized, dict) else None
         method = method or "an unnamed method"
         raise UsageError(f"{source.label} is quantized already ({method}): give the float model that it was made from.")
-    if code and not trust_remote_code:
+    if code and not source.trusted:
         raise UsageError(
             f"{source.label} brings Python code that would run on this machine: read it, "
             "then allow it with --trust-remote-code."

@@ -8,13 +8,14 @@ import json
 import os
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from sinkquant.errors import SinkquantError, UsageError
 
 FORMS = "a transformers folder, a hub id (org/name), a .gguf file or package:NAME"
+ADAPTER = "adapter_config.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 # Bytes of the fixed-size metadata values, by their type number in the GGUF specification.
@@ -24,19 +25,27 @@ _GGUF_STRING, _GGUF_ARRAY = 8, 9
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from. `location` is a folder, or the id of a hub model; `label` is what messages call it."""
+    """Where a model comes from. `location` is a folder, or the id of a hub model; `label` is what messages call it.
+
+    `trusted`: Python code that the model brings along may run.
+    """
 
     kind: Literal["folder", "hub", "gguf", "package"]
     location: str
     gguf_file: str | None
     label: str
+    trusted: bool = False
 
 
-def resolve(model: str | Path) -> Source:
+def resolve(model: str | Path, trust_remote_code: bool = False) -> Source:
     """The source that `model` names; a local path wins over a hub id of the same spelling.
 
     Raises UsageError for what is no model, SinkquantError for a model file that is broken or cut short.
     """
+    return replace(_resolve(model), trusted=trust_remote_code)
+
+
+def _resolve(model: str | Path) -> Source:
     if not isinstance(model, str | os.PathLike) or not str(model):
         raise UsageError(f"{model!r} names no model: give {FORMS}.")
     name = str(model)
@@ -55,21 +64,25 @@ def resolve(model: str | Path) -> Source:
     raise UsageError(f"no model at {name!r}: give {FORMS}.")
 
 
-def local_folder(source: Source, *, with_code: bool = False) -> Path:
+def local_folder(source: Source) -> Path:
     """The folder that holds the source's files; those of a hub model are downloaded unless the cache has them.
 
-    `with_code` also fetches the Python files of a hub model. Without network the cached files serve.
+    Python files of a hub model come along where it is trusted. Without network the cached files serve.
     """
     if source.kind != "hub":
         return Path(source.location)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    # Top level only: subfolders hold the same weights for other engines.
-    wanted = ["*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors", *(["*.py"] if with_code else [])]
+    wanted = [
+        "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm", "LICENSE*", "NOTICE*", "README.md",
+        "model*.safetensors", *(["*.py"] if source.trusted else []),
+    ]  # fmt: skip
+    # Subfolders hold the same weights for other engines, apart from additional_chat_templates.
+    unwanted = ["[!a]*/*", "a[!d]*/*"]
     remedy = "give a local folder, a .gguf file or package:NAME"
     try:
-        return Path(snapshot_download(source.location, allow_patterns=wanted, ignore_patterns=["*/*"]))
+        return Path(snapshot_download(source.location, allow_patterns=wanted, ignore_patterns=unwanted))
     except GatedRepoError as error:
         raise SinkquantError(
             f"the hub lets only approved accounts read {source.label!r}: set HF_TOKEN to the token of one, or {remedy}."
@@ -122,7 +135,17 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     raise UsageError(f"{folder} holds no weights: model.safetensors or model.safetensors.index.json must be there.")
 
 
+def refuse_adapter(folder: Path, label: str) -> None:
+    """Raise UsageError for an adapter beside the weights: the model that is meant is both together."""
+    if (folder / ADAPTER).is_file():
+        raise UsageError(
+            f"{label} holds a PEFT adapter ({ADAPTER}): merge it into the model first (merge_and_unload of peft, then "
+            "save_pretrained), and give the merged folder."
+        )
+
+
 def _folder(path: Path) -> Source:
+    refuse_adapter(path, str(path))
     if not (path / "config.json").is_file():
         nested = next(iter(sorted(path.glob("snapshots/*/config.json"))), None)  # a model of the hub's cache
         given = "its .gguf file itself" if any(path.glob("*.gguf")) else nested.parent if nested else FORMS

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from sinkquant.errors import SinkquantError
+from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.quantization.scheme import KVScheme, LinearScheme
 
 Scheme = TypeVar("Scheme", bound=Hashable)
@@ -31,12 +33,32 @@ class SinkquantConfig(PreTrainedConfig):
         """The base model's configuration."""
         facts = config_dict.get(KEY) or {}
         base_type = str(facts.get("base_model_type"))
+        if base_type not in CONFIG_MAPPING and config_dict.get("auto_map"):
+            raise UsageError(
+                f"the checkpoint's base model {base_type!r} brings Python code that would run on this machine: read "
+                "it, then load the checkpoint with sinkquant.load(…, trust_remote_code=True)."
+            )
         if base_type not in CONFIG_MAPPING:
             raise SinkquantError(
                 f"the checkpoint's base model {base_type!r} is unknown to this transformers; upgrade transformers."
             )
         base: Any = CONFIG_MAPPING[base_type]
         return sink_aware(base).from_dict({**config_dict, "model_type": base_type}, **kwargs)
+
+
+def load_base_config(folder: Path, trust_remote_code: bool) -> Any:
+    """The configuration of a checkpoint of either kind, by a class that its model brings along where that is trusted.
+
+    transformers itself never asks a type that somebody registered, as ours is, for other code.
+    """
+    if trust_remote_code:
+        stated, _ = PreTrainedConfig.get_config_dict(folder)
+        reference = (stated.get("auto_map") or {}).get("AutoConfig")
+        if stated.get("model_type") == MODEL_TYPE and reference:
+            own: Any = get_class_from_dynamic_module(reference, folder)
+            own.register_for_auto_class()
+            return sink_aware(own).from_pretrained(folder)
+    return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
 @cache
@@ -49,7 +71,11 @@ def sink_aware(base: Any) -> Any:
     def reduce(self: Any) -> Any:  # pickle would look for the class under the base's name
         return _restore, (base, dict(self.__dict__))
 
-    return type(base.__name__, (base,), {"to_dict": to_dict, "__reduce__": reduce, "__module__": base.__module__})
+    return type(
+        base.__name__,
+        (base,),
+        {"to_dict": to_dict, "__reduce__": reduce, "__module__": base.__module__},
+    )
 
 
 def _restore(base: Any, state: dict[str, Any]) -> Any:

@@ -152,7 +152,7 @@ def test_remote_code_runs_only_when_trusted(
     with pytest.raises(UsageError, match=r"brings Python code .* --trust-remote-code"):
         load(resolve(folder))
     assert not ran.exists()
-    assert load_config(resolve(folder), trust_remote_code=True).model_type == "own"
+    assert load_config(resolve(folder, trust_remote_code=True)).model_type == "own"
     assert ran.exists()
 
 
