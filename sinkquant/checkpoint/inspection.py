@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sinkquant.checkpoint.manifest import verify
+from sinkquant.checkpoint.facts import Manifest
+from sinkquant.checkpoint.manifest import AGAIN, CONFIG, verify
 from sinkquant.checkpoint.runtimes import Runtime, runtimes
-from sinkquant.checkpoint.stored import Weight, stored_tensors, stored_weights
+from sinkquant.checkpoint.stored import Stored, Weight, stored_tensors, stored_weights
+from sinkquant.models.json_file import read_object, understood
 from sinkquant.transforms import names
 
 QUANTIZED = ("I8", "I32")
@@ -65,10 +66,17 @@ class Inspection:
 
 def inspect_folder(folder: Path) -> Inspection:
     """Raises SinkquantError where the folder is no checkpoint, or a file is missing or has changed."""
-    manifest = verify(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    manifest, config = verify(folder), read_object(folder / CONFIG, AGAIN)
+    tensors = stored_tensors(folder)
+    with understood(folder / CONFIG, AGAIN):
+        return _inspection(folder, manifest, config, tensors)
+
+
+def _inspection(
+    folder: Path, manifest: Manifest, config: Mapping[str, Any], tensors: Mapping[str, Stored]
+) -> Inspection:
     stored = config["quantization_config"]
-    weights = list(stored_weights(stored_tensors(folder), config))
+    weights = list(stored_weights(tensors, config))
     schemes = dict(_schemes(stored))
     integer = [weight for weight in weights if weight.dtype in QUANTIZED or schemes.get(weight.name, FLOAT) != FLOAT]
     floats = [weight for weight in weights if weight not in integer]

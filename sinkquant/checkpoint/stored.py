@@ -10,6 +10,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
+from sinkquant.errors import SinkquantError
+from sinkquant.models.json_file import understood
+
 ADDED = ("sink_key", "sink_value", "key_transform", "query_transform", "key_offset", "value_offset")
 """Tensors of the attention that the original model does not have."""
 
@@ -47,20 +52,39 @@ class Weight:
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
-    """Name to tensor, over all shards. A packed weight has the shape that its `weight_shape` states."""
+    """Name to tensor, over all shards. A packed weight has the shape that its `weight_shape` states.
+
+    Raises SinkquantError for a file that is no safetensors file, or holds something else than it should.
+    """
     found: dict[str, Stored] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            for name, entry in header.items():
-                first, last = entry["data_offsets"]
-                found[name] = Stored(entry["dtype"], tuple(entry["shape"]), last - first)
-            for name in (n for n in header if n.endswith(".weight_shape")):
-                file.seek(8 + length + header[name]["data_offsets"][0])
-                packed = name.removesuffix("shape") + "packed"
-                found[packed] = replace(found[packed], shape=struct.unpack("<2q", file.read(16)))
+        try:
+            with safe_open(path, "np"):
+                pass  # opening compares the header with itself and with the file's size
+        except (SafetensorError, OSError, ValueError) as error:
+            raise SinkquantError(f"{path} is damaged or incomplete ({error}): copy the checkpoint again.") from error
+        with understood(path, "copy the checkpoint again"):
+            found |= _tensors(path, found)
+    return found
+
+
+def _tensors(path: Path, before: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Those of one file; the packed weight of a shape may lie in a file `before` it."""
+    found: dict[str, Stored] = {}
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            first, last = entry["data_offsets"]
+            found[name] = Stored(entry["dtype"], tuple(entry["shape"]), last - first)
+        for name in (n for n in header if n.endswith(".weight_shape")):
+            file.seek(8 + length + header[name]["data_offsets"][0])
+            packed = name.removesuffix("shape") + "packed"
+            shape = struct.unpack("<2q", file.read(16))
+            if min(shape) < 1 or header[name]["dtype"] != "I64":
+                raise ValueError(f"{name} is no shape")
+            found[packed] = replace(found.get(packed) or before[packed], shape=shape)
     return found
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from sinkquant.errors import SinkquantError
@@ -34,3 +37,13 @@ def parse_object(content: bytes, path: Path, remedy: str) -> dict[str, Any]:
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
     """The JSON object in the file `path`."""
     return parse_object(read_bytes(path, remedy), path, remedy)
+
+
+@contextmanager
+def understood(path: Path, remedy: str) -> Iterator[None]:
+    """Whatever values in the file `path` that make no sense raise where they are used, as one sentence about it."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        reason = shorten(f"{type(error).__name__} {error}", 160, placeholder=" …")
+        raise SinkquantError(f"{path} makes no sense ({reason}): {remedy}.") from error
