@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sinkquant.api.arguments import checked, float_dtype, known_devices
+from sinkquant.api.explained import explained
 from sinkquant.checkpoint.facts import Manifest
 from sinkquant.checkpoint.manifest import KEY, OWN, check_files, read_manifest, refuse_code, refuse_unlisted
 from sinkquant.errors import SinkquantError, unknown
@@ -26,6 +27,7 @@ EXECUTIONS = ("reference", "auto")
 
 
 @checked
+@explained
 def load(
     path: str | Path,
     *,

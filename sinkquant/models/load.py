@@ -59,7 +59,7 @@ def load_model(
         _check_readable(weight_files(folder))
     elif hasattr(transformers, "GgufConfig"):  # versions without it always dequantize
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with quiet(), _one_sentence(source.label, MODEL_REMEDY if source.gguf_file is None else GGUF_REMEDY):
+    with quiet(), in_one_sentence(source.label, MODEL_REMEDY if source.gguf_file is None else GGUF_REMEDY):
         loaded: Any = AutoModelForCausalLM.from_pretrained(**options)
         model, info = loaded
         _check_complete(source, info)
@@ -75,7 +75,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
         load_config(source)
     else:
         what, remedy = source.label, GGUF_REMEDY
-    with quiet(), _one_sentence(what, remedy):
+    with quiet(), in_one_sentence(what, remedy):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_where(source))
         empty = not tokenizer("A text of 12 words.", add_special_tokens=False)["input_ids"]
     if empty:
@@ -86,7 +86,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 def load_config(source: Source) -> PreTrainedConfig:
     """The transformers configuration of `source`; the same models are refused as in `load_model`."""
     folder = _checked_folder(source)
-    with quiet(), _one_sentence(f"the config.json of {source.label}", CONFIG_REMEDY):
+    with quiet(), in_one_sentence(f"the config.json of {source.label}", CONFIG_REMEDY):
         config: PreTrainedConfig = AutoConfig.from_pretrained(**_where(source))
     if source.gguf_file is None and not _read_config(folder).get("auto_map"):
         refuse_other_tasks(config, source.label)
@@ -176,7 +176,7 @@ def _check_complete(source: Source, info: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _one_sentence(what: str, remedy: str) -> Iterator[None]:
+def in_one_sentence(what: str, remedy: str) -> Iterator[None]:
     """Whatever transformers raises about the files, as one sentence."""
     try:
         yield

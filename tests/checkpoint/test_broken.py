@@ -8,6 +8,7 @@ import shutil
 import struct
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(item, (*path, key))
 
 
+def cases_of(config: dict[str, Any]) -> list[tuple[tuple[Any, ...], Any]]:
+    """Every place with every other value; the one that `seal` writes into stays an object."""
+    found = ((path, value) for path in places(config) for value in (MISSING, *VALUES))
+    return [(path, value) for path, value in found if path != ("sinkquant",) or value in (MISSING, None, {})]
+
+
 def changed(content: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str, Any]:
     """`content` with another value at `path`, or none."""
     content = deepcopy(content)
@@ -71,7 +78,7 @@ def shown(folder: Path) -> list[Sheet]:
     return checkpoint_sheets(sinkquant.inspect(folder))
 
 
-def answer_or_sentence(check: Callable[[Path], object], folder: Path, named: str) -> None:
+def answer_or_sentence(check: Callable[[Path], object], folder: Path, named: str = "") -> None:
     try:
         check(folder)
     except sinkquant.SinkquantError as error:
@@ -83,12 +90,10 @@ def answer_or_sentence(check: Callable[[Path], object], folder: Path, named: str
 def test_every_value_of_the_configuration(kind: str, tmp_path: Path) -> None:
     folder = shutil.copytree(FIXTURES / kind, tmp_path / kind)
     config = json.loads((folder / "config.json").read_text())
-    cases = [(path, value) for path in places(config) for value in (MISSING, *VALUES)]
+    cases = cases_of(config)
     assert len(cases) > 500
     for path, value in random.Random(0).sample(cases, 150):
         (folder / "config.json").write_text(json.dumps(changed(config, path, value)))
-        if not isinstance(json.loads((folder / "config.json").read_text()).get("sinkquant", {}), dict | None):
-            continue  # what this helper seals by
         seal(folder)
         answer_or_sentence(shown, folder, "config.json")
 
@@ -102,6 +107,19 @@ def split(path: Path) -> tuple[dict[str, Any], bytes]:
 
 def join(path: Path, header: bytes, tensors: bytes) -> None:
     path.write_bytes(struct.pack("<Q", len(header)) + header + tensors)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("execution", ["reference", "auto"])
+def test_loading_after_every_value_of_the_configuration(kind: str, execution: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(FIXTURES / kind, tmp_path / kind)
+    config = json.loads((folder / "config.json").read_text())
+    # A model of 10**30 blocks would be built until memory ends.
+    cases = [(path, value) for path, value in cases_of(config) if value != 10**30]
+    for path, value in random.Random(0).sample(cases, 30):
+        (folder / "config.json").write_text(json.dumps(changed(config, path, value)))
+        seal(folder)
+        answer_or_sentence(partial(sinkquant.load, execution=execution), folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -138,6 +156,7 @@ def test_no_safetensors_file(name: str, tmp_path: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(HEADERS[name](path.read_bytes()))
     seal(folder)
-    with pytest.raises(sinkquant.SinkquantError) as caught:
-        sinkquant.inspect(folder)
-    assert str(folder) in str(caught.value) and str(caught.value).isprintable()
+    for check in (sinkquant.inspect, sinkquant.load) if name != "no tensors" else (sinkquant.inspect,):
+        with pytest.raises(sinkquant.SinkquantError) as caught:
+            check(folder)
+        assert str(folder) in str(caught.value) and str(caught.value).isprintable()
