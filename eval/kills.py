@@ -90,7 +90,7 @@ def moments(place: Place, recipe: str | None, each: int, numbers: tuple[int, ...
     start = time.perf_counter()
     assert end(place.quantize(whole, recipe)) == 0, place.log.read_text()
     seconds = time.perf_counter() - start
-    expected, rows = verify(whole)["files"], []
+    expected, rows = verify(whole).files, []
     for index in range(each):
         for turn, number in enumerate(numbers):
             at = (index + (turn + 0.5) / len(numbers)) / each
@@ -105,7 +105,7 @@ def moments(place: Place, recipe: str | None, each: int, numbers: tuple[int, ...
             assert end(place.quantize(out, recipe)) == 0, place.log.read_text()
             rows.append({
                 "recipe": recipe or "chosen", "signal": signal.Signals(number).name, "at": round(at, 3), "code": code,
-                "left_by_signal": after, "equal": verify(out)["files"] == expected, "left": place.left(),
+                "left_by_signal": after, "equal": verify(out).files == expected, "left": place.left(),
             })  # fmt: skip
             print(rows[-1], flush=True)
     return rows

@@ -15,6 +15,7 @@ from sinkquant.api.arguments import checked, float_dtype, known_devices
 from sinkquant.api.explained import explained
 from sinkquant.checkpoint.facts import Manifest
 from sinkquant.checkpoint.manifest import KEY, OWN, check_files, read_manifest, refuse_code, refuse_unlisted
+from sinkquant.checkpoint.stated import stated_config
 from sinkquant.errors import SinkquantError, unknown
 from sinkquant.models.load import quiet
 from sinkquant.runtime.assemble import assemble
@@ -63,6 +64,7 @@ def load(
     manifest = read_manifest(folder)
     refuse_unlisted(folder, manifest)
     refuse_code(folder, manifest, trust_remote_code)
+    stated_config(folder, manifest)
     weights = [name for name in manifest.files if name.endswith(".safetensors")]
     if checksums:
         check_files(folder, manifest, manifest.files.keys() - set(weights))

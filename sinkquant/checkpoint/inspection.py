@@ -10,12 +10,12 @@ from typing import Any
 from sinkquant.checkpoint.facts import Manifest
 from sinkquant.checkpoint.manifest import AGAIN, CONFIG, verify
 from sinkquant.checkpoint.runtimes import Runtime, runtimes
+from sinkquant.checkpoint.stated import METHODS, stated_config
 from sinkquant.checkpoint.stored import Stored, Weight, stored_tensors, stored_weights
-from sinkquant.models.json_file import read_object, understood
+from sinkquant.models.json_file import understood
 from sinkquant.transforms import names
 
 QUANTIZED = ("I8", "I32")
-METHOD = "sinkquant"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class Inspection:
 
 def inspect_folder(folder: Path) -> Inspection:
     """Raises SinkquantError where the folder is no checkpoint, or a file is missing or has changed."""
-    manifest, config = verify(folder), read_object(folder / CONFIG, AGAIN)
+    manifest = verify(folder)
+    config = stated_config(folder, manifest)
     tensors = stored_tensors(folder)
     with understood(folder / CONFIG, AGAIN):
         return _inspection(folder, manifest, config, tensors)
@@ -105,7 +106,7 @@ FLOAT = Scheme("float")
 
 def _schemes(stored: Mapping[str, Any]) -> Iterator[tuple[str, Scheme]]:
     """Module names and schemes out of a `quantization_config` of either kind."""
-    if stored["quant_method"] == METHOD:
+    if stored["quant_method"] == METHODS["sink-aware"]:
         for group in stored["linears"]:
             weight, inputs = group["scheme"]["weight"], group["scheme"]["activation"]
             words = _words(weight["bits"], weight["group_size"]) if weight else "float"

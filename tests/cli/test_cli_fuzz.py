@@ -196,6 +196,8 @@ inspect checkpoint --html empty
 inspect no-manifest
 inspect broken-manifest
 inspect empty-manifest
+inspect list-manifest
+inspect list-manifest --json
 inspect missing-file
 inspect changed-file
 inspect missing-file --json
@@ -208,6 +210,8 @@ verify checkpoint --runtime onnx
 verify no-manifest
 verify broken-manifest
 verify empty-manifest
+verify list-manifest
+evaluate list-manifest --baseline model
 verify missing-file
 verify changed-file
 verify checkpoint --json --json=1
