@@ -23,12 +23,16 @@ RUNTIMES = ("transformers", "vllm")
 
 @dataclass(frozen=True)
 class Verification:
-    """`files` have the bytes that were written, and `runtime` computes what was measured when they were."""
+    """`files` have the bytes that were written, and `runtime` computes what was measured when they were.
+
+    `sealed`: the manifest itself has a checksum; what version 0.1.0 wrote has none.
+    """
 
     folder: str
     runtime: str
     files: int
     difference: Difference
+    sealed: bool
 
 
 @checked
@@ -58,7 +62,7 @@ def verify(path: str | Path, *, runtime: str = "transformers", trust_remote_code
             f"apart, {difference.shift:+.3f} on average; {difference.limit:.3f} can be rounding): "
             "use the versions that the manifest names, or quantize again."
         )
-    return Verification(str(folder), runtime, len(manifest.files), difference)
+    return Verification(str(folder), runtime, len(manifest.files), difference, manifest.format > 1)
 
 
 def _fresh(folder: Path, runtime: str, trust_remote_code: bool) -> dict[str, Any]:

@@ -1,8 +1,4 @@
-"""`sinkquant.json`: what a checkpoint was made from and how, with a checksum of every other file.
-
-Its own checksum stands in config.json under the key `sinkquant`; the checksum of config.json is that of its bytes with
-zeros in the place of the digits. So each holds the other, and no bit of either changes unseen.
-"""
+"""`sinkquant.json`: what a checkpoint was made from and how, with a checksum of every other file."""
 
 from __future__ import annotations
 
@@ -19,17 +15,23 @@ from pydantic import ValidationError
 from sinkquant.checkpoint.facts import Manifest, complaint
 from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.models.json_file import parse_object, read_bytes
+from sinkquant.models.seal import (
+    AGAIN,
+    CONFIG,
+    KEY,
+    NAME,
+    NO_DIGITS,
+    OWN,
+    changed,
+    sha256,
+    stated_checksum,
+    with_digits,
+)  # fmt: skip
 
-NAME, CONFIG = "sinkquant.json", "config.json"
 FORMAT = 2
 """1, which is read as well, had no checksum of the manifest itself."""
 
-KEY, OWN = "sinkquant", "manifest_checksum"
-NO_DIGITS = "sha256:" + "0" * 64
 CHUNK = 2**24  # bytes read at once: between two, a thread that hashes waits for the others' turns
-AGAIN = "copy the checkpoint again"
-
-_DIGITS = re.compile(rb'("manifest_checksum": "sha256:)([0-9a-f]{64})(")')
 
 # Beside a checkpoint these may lie unlisted: no loader reads them.
 _HARMLESS = re.compile(r"\..*|.*\.(md|html|pdf|png|jpe?g|gif|svg|log)|(LICEN[CS]E|NOTICE|COPYING)[\w.-]*", re.DOTALL)
@@ -61,12 +63,12 @@ def _write(folder: Path, facts: dict[str, Any], files: dict[str, str]) -> None:
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     config[KEY] = {**(config.get(KEY) or {}), OWN: NO_DIGITS}
     blank = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
-    listed = dict(sorted({**files, CONFIG: _sha256(blank)}.items()))
+    listed = dict(sorted({**files, CONFIG: sha256(blank)}.items()))
     content = {"format": FORMAT} | facts | {"format": FORMAT, "files": listed}
     # A name that is no UTF-8 becomes an escape, which JSON reads as the same name.
     text = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
     (folder / NAME).write_bytes(text)
-    (folder / CONFIG).write_bytes(_with_digits(blank, _sha256(text)))
+    (folder / CONFIG).write_bytes(with_digits(blank, sha256(text)))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -76,7 +78,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise SinkquantError(f"{folder} has no {NAME}: give a folder that sinkquant quantize wrote.")
     text, config = read_bytes(path, AGAIN), read_bytes(folder / CONFIG, AGAIN)
     stated = stated_checksum(config)
-    if stated not in (None, _sha256(text)):
+    if stated not in (None, sha256(text)):
         raise SinkquantError(f"{path} has changed (its checksum is not {stated}): {AGAIN}.")
     content = parse_object(text, path, AGAIN)
     if content.get("format") not in (1, FORMAT):
@@ -88,15 +90,9 @@ def read_manifest(folder: Path) -> Manifest:
     if manifest.format == FORMAT and stated is None:
         raise SinkquantError(f"{folder / CONFIG} has changed, it states no checksum of {NAME}: {AGAIN}.")
     expected = manifest.files[CONFIG]
-    if _sha256(_with_digits(config, NO_DIGITS)) != expected:
-        raise _changed(folder / CONFIG, expected)
+    if sha256(with_digits(config, NO_DIGITS)) != expected:
+        raise changed(folder / CONFIG, expected)
     return manifest
-
-
-def stated_checksum(config: bytes) -> str | None:
-    """The checksum of the manifest that a config.json states; those of format 1 state none."""
-    found = _DIGITS.search(config)
-    return f"sha256:{found[2].decode()}" if found else None
 
 
 def refuse_unlisted(folder: Path, manifest: Manifest) -> None:
@@ -132,7 +128,7 @@ def check_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
         if not os.path.isfile(path):
             raise SinkquantError(f"{folder} lacks {name}: {AGAIN}.")
         if name != CONFIG and checksum(path) != expected:  # config.json was compared when the manifest was read
-            raise _changed(path, expected)
+            raise changed(path, expected)
 
 
 def verify(folder: Path) -> Manifest:
@@ -141,16 +137,3 @@ def verify(folder: Path) -> Manifest:
     refuse_unlisted(folder, manifest)
     check_files(folder, manifest, manifest.files)
     return manifest
-
-
-def _with_digits(config: bytes, own: str) -> bytes:
-    """config.json with `own` as the checksum of the manifest, where it states one."""
-    return _DIGITS.sub(rb"\g<1>" + own.removeprefix("sha256:").encode() + rb"\g<3>", config)
-
-
-def _changed(path: Path, expected: str) -> SinkquantError:
-    return SinkquantError(f"{path} has changed (its checksum is not {expected}): {AGAIN}.")
-
-
-def _sha256(content: bytes) -> str:
-    return "sha256:" + hashlib.sha256(content).hexdigest()

@@ -35,3 +35,5 @@ def verify(
     gap = found.difference
     equal = "bit for bit as written" if gap.identical else f"{gap.mean:.1e} nats a token from what was written"
     say(f"{found.files} files have their checksums; {found.runtime} computes {gap.tokens} tokens {equal}.")
+    if not found.sealed:
+        say("The manifest itself has no checksum: the version that wrote it did not make one.")

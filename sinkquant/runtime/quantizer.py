@@ -26,8 +26,11 @@ class SinkquantQuantizer(HfQuantizer):
         return config
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        from sinkquant.models.seal import KEY, OWN, refuse_other_files
         from sinkquant.runtime.modules import skeleton
 
+        refuse_other_files(kwargs.get("checkpoint_files") or ())
+        (getattr(model.config, KEY, None) or {}).pop(OWN, None)  # what is saved from this model has no manifest
         skeleton(model, self.quantization_config)  # type: ignore[arg-type]
         return model
 

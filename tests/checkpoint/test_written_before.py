@@ -35,7 +35,9 @@ class TestWrittenBefore:
         assert error.max() < 2e-2
 
     def test_verifies(self, folder: Path) -> None:
-        assert sinkquant.verify(folder).difference.acceptable
+        found = sinkquant.verify(folder)
+        assert found.difference.acceptable
+        assert found.sealed == (folder.parent.name != "v0.1.0")
 
     def test_is_inspected(self, folder: Path) -> None:
         found = sinkquant.inspect(folder)
