@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ASSETS ?= $(HOME)/.cache/sinkquant-assets
-# Each test process computes with one thread, and holds one model.
+# Each test process computes with one thread, and holds one model. One that dies, or hangs for ten minutes, fails the run.
 WORKERS ?= 2
 MODEL := $(ASSETS)/smollm2-135m-instruct
 
@@ -30,7 +30,7 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 test: $(VENV)/installed assets lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0 --timeout 600 --timeout-method thread
 
 clean:
 	rm -rf $(VENV) demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
