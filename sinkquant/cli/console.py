@@ -6,6 +6,7 @@ import codecs
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 from sinkquant.errors import shown
 
@@ -19,7 +20,9 @@ _HANDLER = "sinkquant-plain"
 
 
 def prepare() -> None:
-    """Open what the shell closed, and let no character fail. For a process that is the command, and nothing else."""
+    """Open what the shell closed, let no character fail, and import nothing from the working folder, which may be a
+    stranger's checkpoint. For a process that is the command, and nothing else."""
+    sys.path[:] = [place for place in sys.path if not _is_working_folder(place)]
     codecs.register_error(_HANDLER, plain_characters)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -62,6 +65,15 @@ def plain_characters(error: UnicodeError) -> tuple[str | bytes, int]:
         raise error
     text = error.object[error.start : error.end]
     return "".join(PLAIN.get(one) or one.encode("ascii", "backslashreplace").decode() for one in text), error.end
+
+
+def _is_working_folder(place: str) -> bool:
+    """Whether `place` is there by an empty entry of PYTHONPATH or such; not where sinkquant itself comes from."""
+    try:
+        here = os.path.samefile(place or ".", ".")
+    except OSError:
+        return False
+    return here and not os.path.samefile(".", Path(__file__).parents[2])
 
 
 def _discard() -> None:
