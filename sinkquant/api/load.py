@@ -17,10 +17,13 @@ from sinkquant.checkpoint.facts import Manifest
 from sinkquant.checkpoint.manifest import KEY, OWN, check_files, read_manifest, refuse_code, refuse_unlisted
 from sinkquant.checkpoint.stated import stated_config
 from sinkquant.errors import SinkquantError, unknown
+from sinkquant.models.complete import check_complete
+from sinkquant.models.finite import check_finite
 from sinkquant.models.load import quiet
 from sinkquant.runtime.assemble import assemble
 from sinkquant.runtime.config import load_base_config
 from sinkquant.runtime.kernels.use import use_kernels
+from sinkquant.runtime.loaded import REMEDY
 from sinkquant.runtime.portable import portable_quantization
 from sinkquant.runtime.register import register_config, register_runtime
 
@@ -32,14 +35,14 @@ EXECUTIONS = ("reference", "auto")
 def load(
     path: str | Path,
     *,
-    dtype: torch.dtype | str = "auto",
+    dtype: torch.dtype | str = torch.float32,
     device_map: Any = None,
     offload_folder: str | Path | None = None,
     execution: Literal["reference", "auto"] = "reference",
     checksums: bool = True,
     trust_remote_code: bool = False,
 ) -> Any:
-    """Load a checkpoint of either kind in evaluation mode.
+    """Load a checkpoint of either kind in evaluation mode, in the `dtype` of the proof or another ("auto": as stored).
 
     `execution`: `reference` computes in float on rounded inputs and gives the logits of the proof bit for bit; `auto`
     keeps weights packed and lets integer kernels compute where they are right and faster on this machine.
@@ -75,16 +78,22 @@ def load(
     packed = execution == "auto" or offload_folder is not None
     with _verifying(folder, manifest, weights) if checksums else nullcontext(), quiet():
         config = load_base_config(folder, trust_remote_code)
-        if portable and packed:
+        if portable:
             limit = manifest.recipe.weights.limit
-            config.quantization_config = portable_quantization(folder, config.quantization_config, limit).to_dict()
+            own = portable_quantization(folder, config.quantization_config, limit)  # complete, or an error
+            config.quantization_config = own.to_dict() if packed else config.quantization_config
         own_code = bool(getattr(config, "auto_map", None))  # of which `assemble` knows nothing
         whole = not own_code and device_map is None and offload_folder is None and (packed or not portable)
-        model = (assemble(folder, config, dtype) if whole else None) or AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, device_map=device_map, use_safetensors=True,
-            offload_folder=offload_folder, offload_buffers=offload_folder is not None,
-            trust_remote_code=trust_remote_code,
-        )  # fmt: skip
+        model = assemble(folder, config, dtype) if whole else None
+        if model is None:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, config=config, dtype=dtype, device_map=device_map, use_safetensors=True,
+                offload_folder=offload_folder, offload_buffers=offload_folder is not None,
+                trust_remote_code=trust_remote_code, output_loading_info=True, ignore_mismatched_sizes=True,
+            )  # fmt: skip
+            model, info = loaded
+            check_complete(str(folder), info, REMEDY)
+        check_finite(model)
     facts = getattr(model.config, KEY, None) or {}
     facts.pop(OWN, None)  # a checkpoint that is saved from this model has another manifest, or none
     stated = facts.get("model_fingerprint")
@@ -112,12 +121,15 @@ def _verifying(folder: Path, manifest: Manifest, names: list[str]) -> Iterator[N
 
 
 def _freeze(model: Any) -> None:
-    """Evaluation mode, and gradients for a float head alone.
+    """Evaluation mode without gradients; a float head gets its rows in one piece.
 
-    torch multiplies a slice of (sequences, tokens, width) by a matrix that needs gradients in one product; by a frozen
-    one in a product for each sequence, for which it copies the matrix every time.
+    A slice of (sequences, tokens, width) is no matrix: torch would multiply each sequence by a copy of the head.
     """
     model.eval().requires_grad_(False)
     head = model.get_output_embeddings()
     if isinstance(head, torch.nn.Linear):
-        head.weight.requires_grad_(True)
+        head.register_forward_pre_hook(_in_one_piece)
+
+
+def _in_one_piece(head: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return args[0].contiguous(), *args[1:]

@@ -88,6 +88,8 @@ class Options:
 
 
 @checked
+@torch.inference_mode(False)
+@torch.enable_grad()
 def quantize(
     model: str | Path,
     *,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sinkquant.calibration.walk import Walk, run_block
@@ -37,5 +38,5 @@ def tune(
     run = Distillation(model, roles, Walk(model, roles, ids, tokens=ids.shape[1]), expected)
     if not run.head.is_all(ids[:1, :16]):
         return None
-    with own_attention(model, roles.attends):
+    with own_attention(model, roles.attends), torch.enable_grad():
         return distill(run, held_out, spec, progress)

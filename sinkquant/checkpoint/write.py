@@ -35,9 +35,10 @@ def save_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard_s
             casts[key] = casts[key] if key in casts else tensor.to(dtype)
             tensor = casts[key]
         state[name] = tensor
-    model.config.dtype = dtype
     with quiet():
         model.save_pretrained(folder, state_dict=state, max_shard_size=shard_size, save_original_format=not own_names)
+        model.config.dtype = dtype  # transformers states the dtype in memory
+        model.config.save_pretrained(folder)
 
 
 def copy_side_files(source: Source, folder: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention, softmax
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
@@ -22,6 +23,13 @@ from sinkquant.errors import SinkquantError
 
 NAME = "sinkquant"
 STAGES = "attention_stages"  # attribute of an attention module: tuple of stages, applied in order
+RAN = "attention_ran"  # attribute of a module with stages: this function has been called for it
+HEEDED = frozenset({"softcap", "s_aux", "is_causal", "output_attentions"})
+# Known to change nothing here: mask, queries and keys hold it already, or it is meant for other parts.
+SETTLED = frozenset({
+    "sliding_window", "position_ids", "position_embeddings", "cache_position", "seq_idx", "deterministic", "use_cache",
+    "output_hidden_states", "output_router_logits", "return_dict", "num_items_in_batch", "logits_to_keep",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,16 @@ def attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """The function registered with transformers. Returns ((B, T, H, dv), weights or None)."""
+    """The function registered with transformers. Returns ((B, T, H, dv), weights or None).
+
+    Raises SinkquantError for an argument that it does not know: leaving it out would be another attention.
+    """
+    for name, argument in kwargs.items():
+        if argument is not None and name not in HEEDED and name not in SETTLED:
+            raise SinkquantError(
+                f"{type(module).__name__} gives its attention {name!r}, which sinkquant cannot compute: "
+                "this architecture, or this way to run it, is not supported."
+            )
     softcap, sink_logits = kwargs.get("softcap"), kwargs.get("s_aux")
     cache = None
     if isinstance(key, Pending) and isinstance(value, Pending):
@@ -83,8 +100,11 @@ def attention_forward(
     assert isinstance(key, Tensor)
     assert isinstance(value, Tensor)
     call = AttentionCall(query, key, value, attention_mask, scaling, softcap, sink_logits, cache)
-    for stage in getattr(module, STAGES, ()):
+    applied = getattr(module, STAGES, ())
+    for stage in applied:
         call = stage(module, call)
+    if applied and not getattr(module, RAN, False):
+        setattr(module, RAN, True)
     if call.cache is not None:
         raise SinkquantError("the cache belongs to another model: make a SinkCache of the model that runs.")
     if softcap is None and sink_logits is None and not kwargs.get("output_attentions"):
@@ -134,6 +154,23 @@ def _explicit(call: AttentionCall) -> tuple[Tensor, Tensor]:
     weights = attention_weights(call).to(call.value.dtype)
     value = call.explicit().value.repeat_interleave(call.query.shape[1] // call.key.shape[1], dim=1)
     return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def insist(module: nn.Module) -> None:
+    """Let an attention module fail where it computes without this function, and so without what its stages do."""
+    if not hasattr(module, RAN):
+        setattr(module, RAN, False)
+        module.register_forward_hook(_check_it_ran)
+
+
+def _check_it_ran(module: nn.Module, args: Any, output: Any) -> None:
+    chosen = getattr(getattr(module, "config", None), "_attn_implementation", NAME)
+    if chosen != NAME or not getattr(module, RAN):
+        raise SinkquantError(
+            f"{type(module).__name__} computed its attention by {chosen!r} of transformers {transformers.__version__}, "
+            f"without prefix, rotations and cache of the checkpoint: keep the implementation {NAME!r} "
+            "(model.set_attn_implementation), and use a model class that follows it."
+        )
 
 
 def register() -> None:

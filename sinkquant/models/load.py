@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
+from threading import RLock, get_ident
 from typing import Any
-from unittest import mock
 
 import torch
 import transformers
@@ -25,10 +25,12 @@ from transformers import (
 from transformers.utils import logging
 
 from sinkquant.errors import SinkquantError, UsageError, out_of_memory
+from sinkquant.models.complete import check_complete
 from sinkquant.models.source import Source, local_folder, refuse_adapter, weight_files
 from sinkquant.models.task import refuse_other_tasks
 from sinkquant.models.transposed import with_linears
 
+_ALONE = RLock()
 MODEL_REMEDY = "config.json and weights must belong together and suit this version"
 GGUF_REMEDY = "give the transformers folder that the file was made from"
 CONFIG_REMEDY = "correct it, copy the model again, or update transformers if it is newer than that"
@@ -62,7 +64,7 @@ def load_model(
     with quiet(), in_one_sentence(source.label, MODEL_REMEDY if source.gguf_file is None else GGUF_REMEDY):
         loaded: Any = AutoModelForCausalLM.from_pretrained(**options)
         model, info = loaded
-        _check_complete(source, info)
+        check_complete(source.label, info, "give a complete causal language model")
     _own_head(model)
     with_linears(model)
     return model.to(device)
@@ -152,27 +154,22 @@ def _own_head(model: PreTrainedModel) -> None:
 def _check_readable(files: Iterable[Path]) -> None:
     for file in files:
         try:
-            with safe_open(file, framework="pt"):
-                pass  # opening compares the header with the file's size
+            with safe_open(file, framework="pt") as stored:  # opening compares the header with the file's size
+                codes = [name for name in stored.keys() if _holds_codes(name, stored)]  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise SinkquantError(
                 f"{file.name} is damaged or incomplete ({error}): copy or download it again."
             ) from error
+        if codes:
+            raise UsageError(
+                f"{file.name} holds integers in {codes[0]}, so the model is quantized already: "
+                "give the float model that it was made from."
+            )
 
 
-def _check_complete(source: Source, info: dict[str, Any]) -> None:
-    """Refuse a model that transformers has filled up with random weights; tied weights are not among the missing."""
-    for name, stored, expected in sorted(info["mismatched_keys"]):
-        raise SinkquantError(
-            f"{source.label} stores {name} as {tuple(stored)} where its config.json asks for {tuple(expected)}: "
-            "weights and config.json must come from the same model."
-        )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise SinkquantError(
-            f"{source.label} lacks {len(missing)} weights, the first is {missing[0]}: "
-            "give a complete causal language model."
-        )
+def _holds_codes(name: str, stored: Any) -> bool:
+    """Whether a weight is stored in integers, which transformers would take for its numbers."""
+    return name.endswith("weight") and stored.get_slice(name).get_dtype()[0] in "IU"
 
 
 @contextmanager
@@ -197,17 +194,21 @@ def in_one_sentence(what: str, remedy: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the bars and reports of transformers and compressed-tensors off the terminal; both come back afterwards."""
-    verbosity = logging.get_verbosity()
-    start = tqdm.__init__
+    """Keep the bars and reports of transformers and compressed-tensors off the terminal; both come back afterwards.
 
-    def disabled(bar: Any, *args: Any, **options: Any) -> None:
-        start(bar, *args, **(options | {"disable": True}))
+    One thread at a time: these are settings of the process, and so is much of what transformers switches as it loads.
+    """
+    with _ALONE:
+        verbosity, start, loads = logging.get_verbosity(), tqdm.__init__, get_ident()
 
-    logging.set_verbosity_error()
-    try:
-        # Neither the GGUF reader nor compressed-tensors asks anyone before it draws a bar.
-        with mock.patch.object(tqdm, "__init__", disabled):
+        def disabled(bar: Any, *args: Any, **options: Any) -> None:
+            start(bar, *args, **(options | {"disable": True} if get_ident() == loads else options))
+
+        logging.set_verbosity_error()
+        try:
+            # Neither the GGUF reader nor compressed-tensors asks anyone before it draws a bar.
+            tqdm.__init__ = disabled  # type: ignore[method-assign]
             yield
-    finally:
-        logging.set_verbosity(verbosity)
+        finally:
+            tqdm.__init__ = start  # type: ignore[method-assign]
+            logging.set_verbosity(verbosity)

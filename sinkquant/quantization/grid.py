@@ -46,7 +46,8 @@ def scale_and_zero(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tenso
 
 def symmetric_scale(largest: Tensor, grid: Grid) -> Tensor:
     """Scale of the symmetric grid for magnitudes up to `largest` (not negative)."""
-    return (largest * 2 / (grid.high - grid.low)).clamp_min(torch.finfo(largest.dtype).tiny)
+    # Halving the steps is doubling the magnitude, which half precision may not hold.
+    return (largest / ((grid.high - grid.low) / 2)).clamp_min(torch.finfo(largest.dtype).tiny)
 
 
 def quantize(x: Tensor, scale: Tensor, zero: Tensor | None, grid: Grid) -> Tensor:

@@ -16,8 +16,12 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, GenerationConfig
 
+from sinkquant.errors import SinkquantError
+from sinkquant.models.complete import check_complete
 from sinkquant.models.source import weight_files
 from sinkquant.runtime.config import SinkquantQuantization
+from sinkquant.runtime.linear import QuantizedLinear
+from sinkquant.runtime.loaded import REMEDY, check_stored
 from sinkquant.runtime.modules import Apart, replace_module
 
 
@@ -41,18 +45,40 @@ def assemble(folder: Path, config: Any, dtype: torch.dtype | str) -> Any | None:
     for name in [name for name, stored in own.items() if not {"weight", "weight_packed"} & stored.keys()]:
         tensors |= {f"{name}.{leaf}": tensor for leaf, tensor in own.pop(name).items()}  # the codes have another name
     config.quantization_config = {**config.quantization_config, "apart": list(own)}
-    model = named.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype)
+    model, info = named.from_pretrained(
+        None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    check_complete(str(folder), info, REMEDY, [key for key in info["missing_keys"] if key.rpartition(".")[0] in own])
     model.hf_quantizer.quantization_config.apart = frozenset()
     for name, stored in own.items():
         place = model.get_submodule(name)
         linear = place.held[0] if isinstance(place, Apart) else place
-        empty = linear.state_dict()
-        linear.load_state_dict({leaf: x.to(empty[leaf].dtype) for leaf, x in stored.items()}, assign=True)
+        _fill(str(folder), name, linear, stored)
         replace_module(model, name, linear)
+    check_stored(model)
     model.name_or_path = model.config.name_or_path = str(folder)
     with suppress(OSError):  # without the file, the configuration's own values stay
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model
+
+
+def _fill(label: str, name: str, linear: QuantizedLinear, stored: dict[str, Tensor]) -> None:
+    """Put exactly the tensors into `linear` that its scheme asks for, floats in its own types."""
+    expected = linear.blank().state_dict()
+    both = stored.keys() & expected.keys()
+    wrong = [(f"{name}.{leaf}", stored[leaf].shape, expected[leaf].shape) for leaf in both]
+    info = {
+        "missing_keys": [f"{name}.{leaf}" for leaf in expected.keys() - stored.keys()],
+        "unexpected_keys": [f"{name}.{leaf}" for leaf in stored.keys() - expected.keys()],
+        "mismatched_keys": [entry for entry in wrong if entry[1] != entry[2]],
+    }
+    check_complete(label, info, REMEDY)
+    for leaf, tensor in stored.items():
+        asked = expected[leaf].dtype
+        if tensor.dtype != asked and not (tensor.is_floating_point() and asked.is_floating_point):
+            raise SinkquantError(f"{name}.{leaf} is stored as {tensor.dtype}, not as {asked}: {REMEDY}.")
+        stored[leaf] = tensor.to(asked)
+    linear.load_state_dict(stored, assign=True)
 
 
 def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:

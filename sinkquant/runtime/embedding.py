@@ -6,19 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.quantization.scheme import WeightScheme
-from sinkquant.quantization.weights import round_to_nearest
+from sinkquant.quantization.weights import QuantizedWeight, round_to_nearest
+from sinkquant.runtime.codes import CodedModule
 
 SCHEME = WeightScheme(8)
 
 
-class QuantizedEmbedding(nn.Module):
+class QuantizedEmbedding(CodedModule):
     """Rows are dequantized as they are looked up. `multiplier` is what a scaled embedding multiplies its rows by."""
 
     def __init__(self, count: int, width: int, padding_idx: int | None, multiplier: float, dtype: torch.dtype) -> None:
         super().__init__()
         self.padding_idx, self.multiplier, self.dtype = padding_idx, multiplier, dtype
         self.register_buffer("weight", torch.empty(count, width, dtype=torch.int8))
-        self.register_buffer("weight_scale", torch.empty(count, 1))
+        self.register_buffer("weight_scale", torch.empty(count, 1, dtype=torch.float32))
 
     @classmethod
     def like(cls, module: nn.Module, dtype: torch.dtype) -> QuantizedEmbedding:
@@ -33,14 +34,28 @@ class QuantizedEmbedding(nn.Module):
         """Quantize `module` (rows as stored, before any multiplier)."""
         made = cls.like(module, module.weight.dtype)  # type: ignore[arg-type, union-attr]
         codes = round_to_nearest(module.weight, SCHEME, search=True)  # type: ignore[arg-type]
-        made.weight, made.weight_scale = codes.codes, codes.scale
+        made._buffers.update(weight=codes.codes, weight_scale=codes.scale)
         return made
+
+    def weight_size(self) -> tuple[int, int]:
+        """(vocabulary, width)."""
+        count, width = self._buffers["weight"].shape  # type: ignore[union-attr]
+        return count, width
+
+    def dequantized_weight(self, dtype: torch.dtype) -> Tensor:
+        """The rows (vocabulary, width) that the codes stand for, before any multiplier."""
+        codes, scale = self.int8_codes(), self._buffers["weight_scale"]
+        assert codes is not None and scale is not None
+        return QuantizedWeight(codes, scale, None).dequantized().to(dtype)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Ids (…) to rows (…, width)."""
-        rows = self.weight[ids].to(self.dtype) * self.weight_scale[ids].to(self.dtype)  # type: ignore[operator, index]
+        codes, scale = self._buffers["weight"], self._buffers["weight_scale"]
+        assert codes is not None and scale is not None
+        rows = codes[ids].to(self.dtype) * scale[ids].to(self.dtype)
         return rows * self.multiplier if self.multiplier != 1.0 else rows
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""
-        return f"{self.weight.shape[0]}, {self.weight.shape[1]}, 8 bits"  # type: ignore[operator, index, union-attr]
+        count, width = self.weight_size()
+        return f"{count}, {width}, 8 bits"

@@ -15,6 +15,7 @@ from sinkquant.quantization.grid import fake_quantize
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme
 from sinkquant.quantization.weights import QuantizedWeight
 from sinkquant.runtime import packing
+from sinkquant.runtime.codes import CodedModule
 from sinkquant.runtime.routing import outlier_rows, routing_limit
 from sinkquant.runtime.shared import Ready, SharedInputs
 from sinkquant.transforms.hadamard import fast_hadamard
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from sinkquant.runtime.kernels.choice import Choice
 
 
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(CodedModule):
     """y = Q(x·H − m)·Wᵀ + b with W stored as integer codes (or in float where only the input changes).
 
     Tensors are buffers under the names of compressed-tensors; a float weight and a bias stay parameters. With a mean m
@@ -45,23 +46,33 @@ class QuantizedLinear(nn.Module):
     bias: Tensor | None
     input_offset: Tensor  # (in,), only with a centered input
 
-    def __init__(self, in_features: int, out_features: int, scheme: LinearScheme, *, bias: bool) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        scheme: LinearScheme,
+        *,
+        bias: bool,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """`dtype`: of what stays in float, and of the weight that the model sees."""
         super().__init__()
-        self.in_features, self.out_features, self.scheme = in_features, out_features, scheme
+        self.in_features, self.out_features, self.scheme, self.dtype = in_features, out_features, scheme, dtype
         if scheme.weight is None:
-            self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
+            weight = nn.Parameter(torch.empty(out_features, in_features, dtype=dtype), requires_grad=False)
+            self.register_parameter("weight", weight)
         else:
             for name, tensor in packing.empty(scheme.weight, out_features, in_features).items():
                 self.register_buffer(name, tensor)
         if scheme.activation is not None and scheme.activation.mode == "static":
-            self.register_buffer("input_scale", torch.empty(1))
+            self.register_buffer("input_scale", torch.empty(1, dtype=torch.float32))
             if not scheme.activation.symmetric:
                 self.register_buffer("input_zero_point", torch.empty(1, dtype=torch.int8))
         if scheme.center:
-            self.register_buffer("input_offset", torch.empty(in_features))
-            self.register_buffer("bias", torch.empty(out_features))
+            self.register_buffer("input_offset", torch.empty(in_features, dtype=torch.float32))
+            self.register_buffer("bias", torch.empty(out_features, dtype=torch.float32))
         else:
-            self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
+            self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype), requires_grad=False) if bias else None
 
     @classmethod
     def from_linear(
@@ -77,13 +88,14 @@ class QuantizedLinear(nn.Module):
         `input_offset` (in,) is the mean of the (rotated) inputs where the scheme centers them.
         """
         with torch.device("meta"):
-            made = cls(module.in_features, module.out_features, scheme, bias=module.bias is not None)
+            sizes, dtype = (module.in_features, module.out_features), module.weight.dtype
+            made = cls(*sizes, scheme, bias=module.bias is not None, dtype=dtype)
         if scheme.weight is None:
-            made.weight = nn.Parameter(module.weight.detach(), requires_grad=False)
+            made.register_parameter("weight", nn.Parameter(module.weight.detach(), requires_grad=False))
         else:
             assert weight is not None
             for name, tensor in packing.pack(weight, scheme.weight).items():
-                made.register_buffer(name, tensor)
+                setattr(made, name, tensor)
         if scheme.activation is not None and scheme.activation.mode == "static":
             assert input_range is not None
             made.input_scale = (
@@ -99,6 +111,12 @@ class QuantizedLinear(nn.Module):
         elif module.bias is not None:
             made.bias = nn.Parameter(module.bias.detach(), requires_grad=False)
         return made.requires_grad_(False)
+
+    def blank(self) -> QuantizedLinear:
+        """One of the same kind without memory: the names, shapes and types of what is stored."""
+        bias = "bias" in self._parameters and self.bias is not None
+        with torch.device("meta"):
+            return QuantizedLinear(self.in_features, self.out_features, self.scheme, bias=bias, dtype=self.dtype)
 
     @property
     def routes(self) -> bool:
@@ -139,10 +157,16 @@ class QuantizedLinear(nn.Module):
     def quantized_weight(self) -> QuantizedWeight:
         """Codes (out, in) with scales and zero points; the scheme must quantize the weight."""
         assert self.scheme.weight is not None
-        names = ("weight", "weight_packed", "weight_scale", "weight_zero_point")
+        names = ("weight_packed", "weight_scale", "weight_zero_point")
         stored = {name: tensor for name in names if (tensor := self._buffers.get(name)) is not None}
+        if (codes := self.int8_codes()) is not None:
+            stored["weight"] = codes
         moved = None if self.choice is None else self.choice.codes(self)
         return packing.unpack(stored, self.scheme.weight, self.out_features, self.in_features, moved)
+
+    def weight_size(self) -> tuple[int, int]:
+        """(out, in)."""
+        return self.out_features, self.in_features
 
     def dequantized_weight(self, dtype: torch.dtype) -> Tensor:
         """The weight (out, in) that the codes stand for."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from sinkquant.errors import SinkquantError
-from sinkquant.models.attention import register
+from sinkquant.models.attention import insist, register
 from sinkquant.models.transposed import as_linear
 from sinkquant.runtime.config import SinkquantQuantization
 from sinkquant.runtime.embedding import QuantizedEmbedding
@@ -71,9 +71,9 @@ def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
             ) from error
         assert isinstance(linear, nn.Linear)
         with torch.device("meta"):
-            made = QuantizedLinear(linear.in_features, linear.out_features, scheme, bias=linear.bias is not None)
-            for parameter in made.parameters():
-                parameter.data = parameter.data.to(dtype)
+            made = QuantizedLinear(
+                linear.in_features, linear.out_features, scheme, bias=linear.bias is not None, dtype=dtype
+            )
         replace_module(model, name, Apart(made) if name in config.apart and linear is not head else made)
     for name in config.embeddings:
         replace_module(model, name, QuantizedEmbedding.like(model.get_submodule(name), dtype))
@@ -83,6 +83,8 @@ def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
         shapes = prefix_shapes(*sizes, config.prefix_length) | (balance_shapes(*sizes) if kv.balance else {})
         for buffer, shape in shapes.items():
             attention.register_buffer(buffer, torch.empty(shape, device="meta"))
+        if shapes or kv.bits < 16 or kv.rotate:
+            insist(attention)
     flag_final_norm(model, config.final_norm)
     if config.prefix_length:
         install_positions(model)

@@ -59,7 +59,7 @@ def unpack_zero(zero: Tensor | None, scheme: WeightScheme, scale: Tensor) -> Ten
 def empty(scheme: WeightScheme, out_features: int, in_features: int) -> dict[str, Tensor]:
     """Tensors of the right shapes and dtypes, to be filled by a loader."""
     groups = in_features // (scheme.group_size or in_features)
-    tensors = {"weight_scale": torch.empty(out_features, groups)}
+    tensors = {"weight_scale": torch.empty(out_features, groups, dtype=torch.float32)}
     if scheme.packed:
         tensors["weight_packed"] = torch.empty(
             out_features, math.ceil(in_features * scheme.bits / 32), dtype=torch.int32

@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from sinkquant.errors import SinkquantError
 from sinkquant.models.source import weight_files
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
 from sinkquant.runtime.config import SinkquantQuantization
@@ -26,12 +27,20 @@ def portable_quantization(folder: Path, config: dict[str, Any], limit: int | Non
 
 
 def _quantized(folder: Path) -> list[str]:
-    """Names of the modules with a stored weight scale."""
-    names: list[str] = []
+    """Names of the modules with codes and a scale; raises SinkquantError for one without the other."""
+    scales, codes = set[str](), set[str]()
     for file in weight_files(folder):
         with safe_open(file, "pt") as tensors:
-            names += [key.removesuffix(".weight_scale") for key in tensors.keys() if key.endswith(".weight_scale")]  # noqa: SIM118
-    return names
+            for key in tensors.keys():  # noqa: SIM118
+                module, _, leaf = key.rpartition(".")
+                if leaf == "weight_scale":
+                    scales.add(module)
+                elif leaf == "weight_packed" or (leaf == "weight" and tensors.get_slice(key).get_dtype() == "I8"):
+                    codes.add(module)
+    for module in sorted(scales ^ codes):
+        part = "weight_scale" if module in codes else "weight"
+        raise SinkquantError(f"{folder} lacks {module}.{part}: copy the checkpoint again.")
+    return sorted(scales)
 
 
 def _scheme(group: dict[str, Any], limit: int | None) -> LinearScheme:

@@ -27,11 +27,24 @@ class SinkquantQuantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         from sinkquant.models.seal import KEY, OWN, refuse_other_files
+        from sinkquant.runtime.loaded import set_filling
         from sinkquant.runtime.modules import skeleton
 
         refuse_other_files(kwargs.get("checkpoint_files") or ())
         (getattr(model.config, KEY, None) or {}).pop(OWN, None)  # what is saved from this model has no manifest
         skeleton(model, self.quantization_config)  # type: ignore[arg-type]
+        held = self.quantization_config.apart  # type: ignore[attr-defined]
+        set_filling(model, True, held)
+        return model
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        from sinkquant.runtime.loaded import check_arrived, check_stored, set_filling
+
+        held = self.quantization_config.apart  # type: ignore[attr-defined]
+        set_filling(model, False)
+        if not hasattr(model, "_hf_hook"):  # modules that are spread over devices and disk have got copies
+            check_arrived(model, held)
+        check_stored(model, held)
         return model
 
     def is_serializable(self) -> bool:

@@ -31,7 +31,7 @@ def round_input(layer: QuantizedLinear, x: Tensor) -> Rounded:
 
 def combine_ranges(layer: QuantizedLinear, dtype: torch.dtype) -> None:
     """Keep the factor of every output (out,) float32: the weight's scale, times that of static inputs of `dtype`."""
-    ranges = layer.weight_scale.flatten()
+    ranges = layer.weight_scale.flatten().float()  # in half precision the integer sums that they multiply overflow
     if layer.scheme.activation is not None and layer.scheme.activation.mode == "static":
         ranges = layer.static_range(dtype)[0].float() * ranges
     layer.register_buffer("kernel_ranges", ranges, persistent=False)
@@ -39,5 +39,5 @@ def combine_ranges(layer: QuantizedLinear, dtype: torch.dtype) -> None:
 
 def weight_codes(layer: QuantizedLinear) -> Tensor:
     """Weight codes (out, in) int8: as they are stored, or unpacked for the call."""
-    weight = layer._buffers.get("weight")
-    return layer.quantized_weight().codes if weight is None else weight
+    codes = layer.int8_codes()
+    return layer.quantized_weight().codes if codes is None else codes
