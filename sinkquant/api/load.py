@@ -66,7 +66,7 @@ def load(
     known_devices(device_map)
     manifest = read_manifest(folder)
     refuse_unlisted(folder, manifest)
-    refuse_code(folder, manifest, trust_remote_code)
+    refuse_code(folder, trust_remote_code)
     stated_config(folder, manifest)
     weights = [name for name in manifest.files if name.endswith(".safetensors")]
     if checksums:

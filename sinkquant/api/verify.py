@@ -52,7 +52,7 @@ def verify(path: str | Path, *, runtime: str = "transformers", trust_remote_code
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder: give the folder that sinkquant quantize wrote.")
     manifest = verify_files(folder)
-    refuse_code(folder, manifest, trust_remote_code)
+    refuse_code(folder, trust_remote_code)
     if manifest.probe is None:
         raise SinkquantError(f"the manifest of {folder} holds no probe to compare with: quantize the model again.")
     difference = compare_probes(manifest.probe.model_dump(), _fresh(folder, runtime, trust_remote_code))

@@ -27,6 +27,7 @@ from sinkquant.models.seal import (
     stated_checksum,
     with_digits,
 )  # fmt: skip
+from sinkquant.models.side_files import brings_code
 
 FORMAT = 2
 """1, which is read as well, had no checksum of the manifest itself."""
@@ -102,10 +103,9 @@ def refuse_unlisted(folder: Path, manifest: Manifest) -> None:
             raise SinkquantError(f"{folder} holds {name}, which {NAME} does not list: remove it, or {AGAIN}.")
 
 
-def refuse_code(folder: Path, manifest: Manifest, trust_remote_code: bool) -> None:
+def refuse_code(folder: Path, trust_remote_code: bool) -> None:
     """Raise UsageError for a checkpoint with Python code, its own or another's, that nobody allowed to run."""
-    brought = parse_object(read_bytes(folder / CONFIG, AGAIN), folder / CONFIG, AGAIN).get("auto_map")
-    if not trust_remote_code and (brought or any(name.endswith(".py") for name in manifest.files)):
+    if not trust_remote_code and brings_code(folder):
         raise UsageError(
             f"{folder} brings Python code of its model that would run on this machine: read it, then allow it with "
             "--trust-remote-code (trust_remote_code=True)."

@@ -26,6 +26,7 @@ from transformers.utils import logging
 
 from sinkquant.errors import SinkquantError, UsageError, out_of_memory
 from sinkquant.models.complete import check_complete
+from sinkquant.models.side_files import brings_code
 from sinkquant.models.source import Source, local_folder, refuse_adapter, weight_files
 from sinkquant.models.task import refuse_other_tasks
 from sinkquant.models.transposed import with_linears
@@ -118,12 +119,12 @@ def _checked_folder(source: Source) -> Path:
             f"{source.label} has no readable config.json: copy or download the model again."
         ) from error
     refuse_adapter(folder, source.label)
-    quantized, code = config.get("quantization_config"), config.get("auto_map")
+    quantized = config.get("quantization_config")
     if quantized:
         method = quantized.get("quant_method") if isinstance(quantized, dict) else None
         method = method or "an unnamed method"
         raise UsageError(f"{source.label} is quantized already ({method}): give the float model that it was made from.")
-    if code and not source.trusted:
+    if not source.trusted and brings_code(folder):
         raise UsageError(
             f"{source.label} brings Python code that would run on this machine: read it, "
             "then allow it with --trust-remote-code."

@@ -45,22 +45,29 @@ def code_files(folder: Path) -> list[Path]:
     from transformers.dynamic_module_utils import get_relative_import_files
 
     found: set[Path] = set()
-    for settings in (folder / name for name in SETTINGS if (folder / name).is_file()):
-        for module in _modules(read_object(settings, "copy or download the model again").get("auto_map")):
-            path = folder / f"{module}.py"
-            if path.is_file():
-                found |= {path, *map(Path, get_relative_import_files(path))}
+    for reference in _references(folder):  # what another repository holds is not here
+        path = folder / f"{reference.split('.')[0]}.py"
+        if "--" not in reference and path.is_file():
+            found |= {path, *map(Path, get_relative_import_files(path))}
     for path in found:
         if not _own(path, folder):
             raise SinkquantError(f"{path} is a link, which may lead anywhere: put a copy of the file in its place.")
     return sorted(found)
 
 
-def _modules(auto_map: object) -> Iterator[str]:
-    """`own` of `own.Model`, and of each in a list, as tokenizers have it; what another repository holds is not here."""
-    values = auto_map.values() if isinstance(auto_map, dict) else ()
-    names: Iterable[object] = chain.from_iterable(one if isinstance(one, list) else [one] for one in values)
-    yield from (name.split(".")[0] for name in names if isinstance(name, str) and "--" not in name)
+def brings_code(folder: Path) -> bool:
+    """Whether a configuration in `folder` names a class in a Python file, there or in another repository."""
+    return any(True for _ in _references(folder))
+
+
+def _references(folder: Path) -> Iterator[str]:
+    """Classes that the configurations in `folder` name: `own.Model`, or `org/name--own.Model`."""
+    for settings in (folder / name for name in SETTINGS if (folder / name).is_file()):
+        auto_map = read_object(settings, "copy or download the model again").get("auto_map")
+        values = auto_map.values() if isinstance(auto_map, dict) else (auto_map,)
+        # A tokenizer has two in a list, the slow one and the fast one, or none of them.
+        names: Iterable[object] = chain.from_iterable(one if isinstance(one, list) else [one] for one in values)
+        yield from (name for name in names if isinstance(name, str))
 
 
 def _named(folder: Path) -> list[Path]:

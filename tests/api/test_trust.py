@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, dynamic_module_utils
 
 import sinkquant
-from sinkquant.checkpoint.manifest import read_manifest
+from sinkquant.checkpoint.manifest import read_manifest, write_manifest
 from tests import tiny
 
 RECIPES = ["w8a8-static", "w8a8"]
@@ -161,3 +161,22 @@ def test_no_module_comes_from_the_checkpoint_or_the_working_folder(name: str, tm
         )  # fmt: skip
         assert not (tmp_path / "ran").exists()
         assert done.stdout.startswith("found"), done.stderr
+
+
+@pytest.mark.parametrize("reference", [[None, "own_tokenizer.Own"], "own_tokenizer.Own", "some/where--tokenizer.Own"])
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "processor_config.json"])
+def test_code_of_a_tokenizer_is_asked_for_as_well(reference: object, name: str, tmp_path: Path) -> None:
+    folder = tiny.save(tiny.random_llama(), tmp_path / "model")
+    settings = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+    (folder / name).write_text(json.dumps(settings | {"auto_map": {"AutoTokenizer": reference}}))
+    with pytest.raises(sinkquant.UsageError, match=r"brings Python code .* allow it with .*trust-remote-code"):
+        sinkquant.detect(folder)
+
+
+def test_python_files_that_nothing_names_need_no_leave(tmp_path: Path) -> None:
+    """0.1.0 copied them."""
+    fixture = Path(__file__).resolve().parents[1] / "fixtures" / "v0.1.0" / "sink-aware"
+    folder = shutil.copytree(fixture, tmp_path / "checkpoint")
+    (folder / "own.py").write_text("1 / 0")
+    write_manifest(folder, json.loads((folder / "sinkquant.json").read_text()))
+    assert sinkquant.load(folder)
