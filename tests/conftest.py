@@ -8,9 +8,11 @@ named by SINKQUANT_SHARED (default: ../shared) holds more models and texts; test
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +94,11 @@ def wiki_valid_text(shared_dir: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A small Llama that was trained on the language of `text_file`, with its tokenizer; test processes share it."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "models" / "tiny"
-    with FileLock(f"{folder.parent}.lock"):
+def model_folder(request: pytest.FixtureRequest) -> Path:
+    """A small Llama that was trained on the language of `text_file`, with its tokenizer; kept in pytest's cache."""
+    made_by = sha256(inspect.getsource(tiny).encode() + torch.__version__.encode()).hexdigest()[:16]
+    folder = request.config.cache.mkdir(f"model-{made_by}") / "tiny"
+    with FileLock(f"{folder}.lock"):
         if not folder.exists():
             model, unfinished = tiny.random_llama(), folder.with_name("unfinished")
             tiny.train(model, tiny.byte_tokenizer())

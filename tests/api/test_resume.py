@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
+import sinkquant
 from sinkquant.api.quantize import Result
 from sinkquant.checkpoint.cache import cache_root
 from sinkquant.checkpoint.manifest import read_manifest
 
 
 def test_ctrl_c_and_again(
-    quantize_tiny: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quantize_tiny: Callable[..., Result],
+    model_folder: Path,
+    unseen_text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SINKQUANT_CACHE", str(tmp_path / "cache"))
     whole = tmp_path / "whole"
@@ -41,3 +46,5 @@ def test_ctrl_c_and_again(
     assert seen == [2, 3]
     assert read_manifest(target).files == read_manifest(whole).files
     assert not run.exists()
+    against = sinkquant.evaluate(target, baseline=model_folder, text=str(unseen_text), window=64, max_tokens=640)
+    assert against.kl < 0.1

@@ -1,0 +1,204 @@
+"""Tests must be able to fail: break one thing after the other, and see that the tests named with it do.
+
+`python -m tests.mutations [NAME …]` runs them all, or some, in a few minutes; `pytest -p tests.mutations --mutate NAME
+TESTS` one, where success means that every one of TESTS failed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+AT_ONCE = 2
+CAUGHT = pytest.StashKey[set[str]]()
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`place` ("module:name" or "module:Class.name") becomes `change(what it was)`; `tests` must notice."""
+
+    place: str
+    change: Callable[[Any], Any]
+    tests: tuple[str, ...]
+
+    def apply(self) -> None:
+        """Before anything else imports the module, so that no other name holds the original."""
+        module, path = self.place.split(":")
+        *owners, name = path.split(".")
+        owner: Any = import_module(module)
+        for part in owners:
+            owner = vars(owner)[part]
+        setattr(owner, name, self.change(vars(owner)[name]))
+
+
+def becomes(new: Any) -> Callable[[Any], Any]:
+    """Whatever it was."""
+    return lambda _: new
+
+
+def first(*_: Any, **__: Any) -> Any:
+    """A function of one argument that does nothing."""
+    return _[0]
+
+
+def rounded(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The weights that a site's rounding method gives, changed."""
+
+    class Changed:
+        def __init__(self, method: Any) -> None:
+            self.method = method
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.method, name)
+
+        def round(self, *arguments: Any) -> Any:
+            return change(self.method.round(*arguments))
+
+    return lambda method: property(lambda work: Changed(method.fget(work)))
+
+
+def without_bias(from_linear: Any) -> Any:
+    """Every linear that is replaced loses its bias."""
+
+    def made(cls: Any, *arguments: Any, **more: Any) -> Any:
+        linear = from_linear.__func__(cls, *arguments, **more)
+        if linear.bias is not None:
+            linear.bias.data.zero_()
+        return linear
+
+    return classmethod(made)
+
+
+@contextmanager
+def nothing(*_: Any, **__: Any) -> Iterator[None]:
+    """A context that changes nothing."""
+    yield
+
+
+FAMILY = "tests/api/test_families.py::test_a_sink_aware_checkpoint[phi3]"
+COMMAND = "tests/cli/test_cli_end_to_end.py::test_evaluate_compares_both"
+RESUME = "tests/api/test_resume.py"
+GENERATION = "tests/api/test_transform.py::test_generation_equals_the_prefix_in_context"
+MUTATIONS = {
+    "codes of zero": Mutation(
+        "sinkquant.api.site:SiteWork.method",
+        rounded(lambda weight: replace(weight, codes=weight.codes * 0)),
+        (FAMILY, COMMAND, RESUME),
+    ),
+    "scales doubled": Mutation(
+        "sinkquant.api.site:SiteWork.method",
+        rounded(lambda weight: replace(weight, scale=weight.scale * 2)),
+        (FAMILY, COMMAND, RESUME),
+    ),
+    "rotation left out at run time": Mutation("sinkquant.runtime.linear:fast_hadamard", becomes(first), (COMMAND,)),
+    "bias left out": Mutation(
+        "sinkquant.runtime.linear:QuantizedLinear.from_linear",
+        without_bias,
+        ("tests/api/test_families.py::test_a_sink_aware_checkpoint[opt]",),
+    ),
+    "inputs not rounded": Mutation(
+        "sinkquant.runtime.linear:QuantizedLinear.quantize_input",
+        becomes(lambda _, x: x),
+        ("tests/runtime/test_packing.py",),
+    ),
+    "prefix left out": Mutation("sinkquant.runtime.kv:prepend", becomes(first), (GENERATION,)),
+    "cache not rounded": Mutation(
+        "sinkquant.runtime.kv:KVStage.quantized", becomes(lambda _, call, grids: call), ("tests/runtime/test_kv.py",)
+    ),
+    "attention not ours": Mutation("sinkquant.models.attention:own_attention", becomes(nothing), (GENERATION,)),
+    "norms folded into nothing": Mutation(
+        "sinkquant.transforms.norms:fold_norm",
+        lambda fold: lambda model, norm, readers: fold(model, norm, ()),
+        ("tests/api/test_transform.py::test_a_trained_model",),
+    ),
+    "GPTQ without its Hessian": Mutation(
+        "sinkquant.rounding.gptq:inverse_factor",
+        lambda factor: lambda hessian, damping: factor(hessian, damping).diag().diag(),
+        ("tests/rounding/test_gptq.py",),
+    ),
+    "budget not spent": Mutation(
+        "sinkquant.sensitivity.spend:spend", becomes(lambda *_: ()), ("tests/sensitivity/test_spend.py",)
+    ),
+    "checksums ignored": Mutation(
+        "sinkquant.checkpoint.manifest:check_files",
+        becomes(lambda *_: None),
+        (
+            "tests/api/test_checkpoint.py::test_a_changed_byte_is_named",
+            "tests/checkpoint/test_manifest.py::test_every_flipped_bit_is_found",
+        ),
+    ),
+    "blocks not resumed": Mutation(
+        "sinkquant.checkpoint.resume:ResumeStore.finished", becomes(property(lambda _: 0)), (RESUME,)
+    ),
+    "no token is a sink": Mutation(
+        "sinkquant.sinks.classify:sink_tokens",
+        lambda find: lambda *arguments: find(*arguments) & False,
+        ("tests/sinks/test_planted.py",),
+    ),
+    "probes always agree": Mutation(
+        "sinkquant.evaluation.probe:compare_probes",
+        lambda compare: lambda stored, _: compare(stored, stored),
+        ("tests/api/test_verify.py::test_a_prefix_that_is_lost_is_found",),
+    ),
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--mutate", choices=list(MUTATIONS), help="break this, and succeed if every given test fails")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    if early_config.known_args_namespace.mutate:
+        MUTATIONS[early_config.known_args_namespace.mutate].apply()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[CAUGHT] = set()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if report.failed:
+        item.config.stash[CAUGHT].add(item.nodeid)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.option.mutate and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        failed = session.config.stash[CAUGHT]
+        survived = [given for given in session.config.args if not any(one.startswith(given) for one in failed)]
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED if survived else pytest.ExitCode.OK
+        print(*(f"\nnot noticed by {given}" for given in survived))
+
+
+def check(name: str) -> str | None:
+    """What went wrong, or None if the tests of this mutation failed as they should."""
+    command = [sys.executable, "-m", "pytest", "-p", "tests.mutations", "--mutate", name, *MUTATIONS[name].tests]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return None if done.returncode == 0 else done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def main(names: list[str]) -> int:
+    """Run the mutations of these names, or all; the exit code."""
+    names, missed = names or list(MUTATIONS), 0
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for name, problem in zip(names, pool.map(check, names), strict=True):
+            print(f"{name}: {'caught' if problem is None else problem}", flush=True)
+            missed += problem is not None
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
