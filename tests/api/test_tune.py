@@ -24,7 +24,7 @@ def make(quantize_tiny: Callable[..., Result]) -> Callable[..., Result]:
 @pytest.mark.parametrize("recipe", ["w4a4kv4", "w4a16"])
 def test_the_loss_falls_and_codes_stay(make: Callable[..., Result], tmp_path: Path, recipe: str) -> None:
     make(tmp_path / "plain", recipe, "tuning.epochs=0")
-    done = make(tmp_path / "tuned", recipe, "tuning.epochs=2", "tuning.rate=0.005")
+    done = make(tmp_path / "tuned", recipe, "tuning.epochs=2", "tuning.rate=0.001")
     tuning = done.figures["tuning"]
     assert tuning["kept"]
     assert tuning["after"] < tuning["before"]
