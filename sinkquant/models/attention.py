@@ -193,10 +193,13 @@ def stages(modules: list[nn.Module], stage: Stage) -> Iterator[None]:
 
 
 def implementations(config: Any) -> dict[str, str]:
-    """The attention of a model and of its parts, as `set_attn_implementation` takes it; they need not be the same."""
-    parts = {name: getattr(config, name, None) for name in config.sub_configs}
+    """The attention of a model and of its parts, as `set_attn_implementation` takes it; they need not be the same.
+
+    Parts of a configuration that no model is made of have none.
+    """
+    parts = {"": config} | {name: getattr(config, name, None) for name in config.sub_configs}
     own = {name: part._attn_implementation for name, part in parts.items() if isinstance(part, PreTrainedConfig)}
-    return {"": config._attn_implementation, **own}
+    return {name: chosen for name, chosen in own.items() if chosen is not None}
 
 
 @contextmanager
