@@ -155,6 +155,10 @@ def test_an_index_with_all_its_shards_loads(folder: Path) -> None:
 
 def test_a_head_of_its_own_is_not_tied_whatever_the_config_says(folder: Path) -> None:
     """Merged LoRA adapters that trained the head leave the flag of the base model."""
+    trained = tiny.random_llama()
+    trained.config.tie_word_embeddings = False
+    trained.lm_head.weight = torch.nn.Parameter(2 * trained.lm_head.weight.detach())
+    trained.save_pretrained(folder)
     config(tie_word_embeddings=True)(folder)
     _, model = load(folder)
     assert not torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
