@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from sinkquant.api.nonsense import Nonsense
 from sinkquant.api.quantize import Options, Result, run
 from sinkquant.checkpoint.manifest import amend_manifest
 from sinkquant.checkpoint.resume import Unfinished
@@ -54,7 +55,12 @@ def choose(
     made = run(model, asked, replace(options, output=first), stores, revise=revise)
     gc.collect()  # one model in memory at a time
     counterpart = plain_counterpart(made.plan.recipe.name, overrides)
-    result = decide(made, run(model, counterpart, _in_silence(options, second), stores))
+    try:
+        result = decide(made, run(model, counterpart, _in_silence(options, second), stores))
+    except Nonsense:
+        reason = f"{made.plan.notes[0]}; plain quantization leaves nothing of the model, so it is kept."
+        name, own = made.plan.recipe.name, made.figures["result_perplexity"]
+        result = replace(made, choice=Choice(name, name, reason, own))
     _note(result)
     return result
 

@@ -24,7 +24,7 @@ from sinkquant.runtime.assemble import assemble
 from sinkquant.runtime.config import load_base_config
 from sinkquant.runtime.kernels.use import use_kernels
 from sinkquant.runtime.loaded import REMEDY
-from sinkquant.runtime.portable import portable_quantization
+from sinkquant.runtime.portable import portable_quantization, quantized_linears
 from sinkquant.runtime.register import register_config, register_runtime
 
 EXECUTIONS = ("reference", "auto")
@@ -78,10 +78,11 @@ def load(
     packed = execution == "auto" or offload_folder is not None
     with _verifying(folder, manifest, weights) if checksums else nullcontext(), quiet():
         config = load_base_config(folder, trust_remote_code)
-        if portable:
+        if portable and packed:
             limit = manifest.recipe.weights.limit
-            own = portable_quantization(folder, config.quantization_config, limit)  # complete, or an error
-            config.quantization_config = own.to_dict() if packed else config.quantization_config
+            config.quantization_config = portable_quantization(folder, config.quantization_config, limit).to_dict()
+        elif portable:
+            quantized_linears(folder)  # raises where one is incomplete
         own_code = bool(getattr(config, "auto_map", None))  # of which `assemble` knows nothing
         whole = not own_code and device_map is None and offload_folder is None and (packed or not portable)
         model = assemble(folder, config, dtype) if whole else None

@@ -19,6 +19,7 @@ from sinkquant.api.estimate import Estimate, estimate
 from sinkquant.api.export import export
 from sinkquant.api.load import load
 from sinkquant.api.loadable import asked_by_stock, loadable
+from sinkquant.api.nonsense import reference, refuse_loss, refuse_strange
 from sinkquant.api.plan import Plan, make_plan, refuse_plan
 from sinkquant.api.reloaded import check_reloaded, expected_logits
 from sinkquant.api.stages import Progress, Stages, peak_memory
@@ -208,6 +209,7 @@ def run(
         "rotations": vars(plan.rotations),
     }  # fmt: skip
     figures: dict[str, Any] = {"transform_error": exactness}
+    before = reference(network, ids)
     store = stores.open(_identity(facts, ids, threshold, network))
     if chosen.weights.budget is not None:
         with stages("sensitivity", steps=True):
@@ -242,10 +244,14 @@ def run(
         del network
         gc.collect()
         reloaded = load(target, dtype=torch.float32, trust_remote_code=source.trusted)
+        if chosen.proof.worst is not None:
+            refuse_strange(reloaded, before)
         check_reloaded(padded_logits(reloaded, rows, mask), expected, ours=ours)
         outcome = evaluate_one(
             reloaded, held_ids, scored=_scored(begins is not None), who=RESULT, metrics=chosen.proof.metrics
         )
+        vocabulary = before.logits.shape[-1]
+        refuse_loss(reloaded, before, baseline.nll, outcome.nll, vocabulary, chosen.proof.worst)
         figures |= {
             "baseline_perplexity": baseline.perplexity, "result_perplexity": outcome.perplexity,
             "tokens": outcome.tokens, "text": "held-out part of the calibration text",

@@ -163,6 +163,10 @@ class Proof(Section):
         default=("perplexity",),
         description="Metrics by name; the first decides between recipes, and perplexity is always measured.",
     )
+    worst: Annotated[float, Field(ge=1, le=1e9)] | None = Field(
+        default=20.0,
+        description="A result with more than that many times the model's perplexity is refused; null: none is.",
+    )
 
 
 class Export(Section):

@@ -20,13 +20,19 @@ def portable_quantization(folder: Path, config: dict[str, Any], limit: int | Non
     """
     groups = [(group["targets"], _scheme(group, limit)) for group in config["config_groups"].values()]
     linears = {}
-    for name in _quantized(folder):
+    for name in quantized_linears(folder):
         named = [scheme for targets, scheme in groups if name in targets]
-        linears[name] = (named or [scheme for targets, scheme in groups if "Linear" in targets])[0]
+        known = named or [scheme for targets, scheme in groups if "Linear" in targets]
+        if not known:
+            raise SinkquantError(
+                f"{name} of {folder} has another name in the model, so it cannot stay packed: "
+                'load it with execution="reference" and without an offload folder.'
+            )
+        linears[name] = known[0]
     return SinkquantQuantization(linears, attentions={}, prefix_length=0, kv_shapes={})
 
 
-def _quantized(folder: Path) -> list[str]:
+def quantized_linears(folder: Path) -> list[str]:
     """Names of the modules with codes and a scale; raises SinkquantError for one without the other."""
     scales, codes = set[str](), set[str]()
     for file in weight_files(folder):
