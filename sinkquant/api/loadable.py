@@ -20,6 +20,7 @@ from sinkquant.models.merged import divides, merges
 from sinkquant.models.record import run_tokens
 from sinkquant.models.roles import Roles, Site
 from sinkquant.recipes.schema import Recipe
+from sinkquant.runtime.embedding import QuantizedEmbedding
 
 
 def asked_by_stock(recipe: Recipe, model: Any, roles: Roles) -> frozenset[str]:
@@ -49,7 +50,7 @@ def asked_by_stock(recipe: Recipe, model: Any, roles: Roles) -> frozenset[str]:
 def loadable(plan: Plan, model: Any, roles: Roles, shapes: Shapes, asked: frozenset[str]) -> Plan:
     """The plan that a loader can carry out; `asked` is what `asked_by_stock` found."""
     if plan.recipe.target == "sink-aware":
-        return _keep_a_parameter(plan, model, roles, shapes)
+        return _embedding(plan, model, roles, shapes)
     sites = [site for block in roles.blocks for site in block.sites]
     plan = _leave_alone(plan, [site for site in sites if set(site.linears) & asked], shapes)
     if any(scheme.activation is not None and scheme.activation.mode == "dynamic" for scheme in plan.linears.values()):
@@ -60,13 +61,18 @@ def loadable(plan: Plan, model: Any, roles: Roles, shapes: Shapes, asked: frozen
     return plan
 
 
-def _keep_a_parameter(plan: Plan, model: nn.Module, roles: Roles, shapes: Shapes) -> Plan:
-    """transformers asks the first parameter for dtype and device; quantized modules hold buffers."""
-    gone = {n for n, bits in plan.bits.items() if bits < 16}
-    places = (name.rpartition(".") for name, _ in model.named_parameters())
-    if roles.embedding not in gone or any(module not in gone for module, _, _ in places):
+def _embedding(plan: Plan, model: nn.Module, roles: Roles, shapes: Shapes) -> Plan:
+    """It keeps its precision where 8-bit rows cannot stand for it, or where no parameter would be left beside it."""
+    if plan.bits[roles.embedding] == 16:
         return plan
-    note = "the embedding keeps its precision: the model would have no parameter left, which transformers asks for"
+    gone = {name for name, bits in plan.bits.items() if bits < 16}
+    if not QuantizedEmbedding.fits(model.get_submodule(roles.embedding)):
+        why = "it does more than to look up rows"
+    elif all(name.rpartition(".")[0] in gone for name, _ in model.named_parameters()):
+        why = "the model would have no parameter left, which transformers asks for dtype and device"
+    else:
+        return plan
+    note = f"the embedding keeps its precision: {why}"
     return reshaped(plan, plan.linears, {**plan.bits, roles.embedding: 16}, shapes, note)
 
 

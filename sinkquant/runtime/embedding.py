@@ -22,6 +22,14 @@ class QuantizedEmbedding(CodedModule):
         self.register_buffer("weight_scale", torch.empty(count, 1, dtype=torch.float32))
 
     @classmethod
+    def fits(cls, module: nn.Module) -> bool:
+        """Whether `module` does nothing but look rows up and multiply them, tried on its first rows."""
+        rows: Tensor = module.weight[:8]  # type: ignore[index, assignment]
+        with torch.no_grad():
+            found = module(torch.arange(len(rows), device=rows.device)[None])[0]
+        return torch.allclose(found, rows * cls.like(module, rows.dtype).multiplier, rtol=1e-3, atol=1e-6)
+
+    @classmethod
     def like(cls, module: nn.Module, dtype: torch.dtype) -> QuantizedEmbedding:
         """An empty one (on the meta device) in the place of `module`."""
         multiplier = getattr(module, "scalar_embed_scale", getattr(module, "embed_scale", 1.0))
