@@ -18,50 +18,81 @@ from sinkquant.checkpoint.manifest import read_manifest, write_manifest
 
 Checkpoint = Callable[..., Path]
 IDS = [[5, 17, 100, 23, 42, 7]]
+PREFIX = "sinks.prefix=[1]"
+SINK_AWARE, PORTABLE = ("w8a8-static", "w4a4kv4", "kv4"), ("w8a8", "w4a16")
 LOAD = f"""
 import sys, torch
-if sys.argv[3] == "ours":
+ours = sys.argv[1] == "ours"
+if ours:
     import sinkquant
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
-auto = LlamaForCausalLM if sys.argv[3] == "direct" else AutoModelForCausalLM
-model = auto.from_pretrained(sys.argv[1], dtype=torch.float32).eval()
-assert ("sinkquant" in sys.modules) == (sys.argv[3] == "ours")
-torch.save(model(torch.tensor({IDS})).logits.detach(), sys.argv[2])
+found = {{}}
+for folder in sys.argv[3:]:
+    for auto in (AutoModelForCausalLM, LlamaForCausalLM):
+        try:
+            model = auto.from_pretrained(folder, dtype=torch.float32).eval()
+            found[folder, auto.__name__] = model(torch.tensor({IDS})).logits.detach()
+        except Exception as error:
+            found[folder, auto.__name__] = repr(error)
+assert ("sinkquant" in sys.modules) == ours
+torch.save(found, sys.argv[2])
 """
+Loaded = dict[tuple[str, str], torch.Tensor | str]
+AUTO, DIRECT = "AutoModelForCausalLM", "LlamaForCausalLM"
 
 
-def logits_in_fresh_process(folder: Path, how: str, out: Path) -> torch.Tensor | str:
-    """Logits, or the end of the error."""
-    done = subprocess.run([sys.executable, "-c", LOAD, folder, out, how], capture_output=True, text=True, check=False)
-    return torch.load(out) if done.returncode == 0 else done.stderr[-2000:]
+@pytest.fixture(scope="module")
+def folders(quantized: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint by each recipe, and one that the model saved again."""
+    again = tmp_path_factory.mktemp("saved") / "again"
+    sinkquant.load(quantized("w8a8-static", PREFIX), dtype=torch.float32).save_pretrained(again)
+    sink_aware = {recipe: quantized(recipe, PREFIX) for recipe in SINK_AWARE}
+    return sink_aware | {recipe: quantized(recipe) for recipe in PORTABLE} | {"again": again}
 
 
-@pytest.mark.parametrize("recipe", ["w8a8-static", "w4a4kv4", "kv4"])
-def test_sink_aware(quantized: Checkpoint, tmp_path: Path, recipe: str) -> None:
-    folder = quantized(recipe, "sinks.prefix=[1]")
-    ours = sinkquant.load(folder, dtype=torch.float32)(torch.tensor(IDS)).logits
-    fresh = logits_in_fresh_process(folder, "ours", tmp_path / "ours.pt")
+def in_fresh_process(whose: str, folders: dict[str, Path], out: Path) -> Loaded:
+    """Logits, or the error, by folder and class."""
+    command = [sys.executable, "-c", LOAD, whose, out, *folders.values()]
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    found: Loaded = torch.load(out)
+    return found
+
+
+@pytest.fixture(scope="module")
+def with_us(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    return in_fresh_process("ours", folders, tmp_path_factory.mktemp("loaded") / "ours.pt")
+
+
+@pytest.fixture(scope="module")
+def without_us(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    return in_fresh_process("stock", folders, tmp_path_factory.mktemp("loaded") / "stock.pt")
+
+
+def loaded(folder: Path) -> torch.Tensor:
+    logits: torch.Tensor = sinkquant.load(folder, dtype=torch.float32)(torch.tensor(IDS)).logits
+    return logits
+
+
+@pytest.mark.parametrize("recipe", SINK_AWARE)
+def test_sink_aware(folders: dict[str, Path], with_us: Loaded, without_us: Loaded, recipe: str) -> None:
+    fresh = with_us[str(folders[recipe]), AUTO]
     assert isinstance(fresh, torch.Tensor), fresh
-    assert torch.equal(fresh, ours)
-    for how in ("stock", "direct"):
-        refused = logits_in_fresh_process(folder, how, tmp_path / "stock.pt")
+    assert torch.equal(fresh, loaded(folders[recipe]))
+    for how in (AUTO, DIRECT):
+        refused = without_us[str(folders[recipe]), how]
         assert isinstance(refused, str)
         assert "Error" in refused
 
 
-def test_save_pretrained_writes_an_equal_checkpoint(quantized: Checkpoint, tmp_path: Path) -> None:
-    model = sinkquant.load(quantized("w4a8kv4", "sinks.prefix=[1]"), dtype=torch.float32)
-    model.save_pretrained(tmp_path / "again")
-    again = logits_in_fresh_process(tmp_path / "again", "ours", tmp_path / "again.pt")
+def test_save_pretrained_writes_an_equal_checkpoint(folders: dict[str, Path], with_us: Loaded) -> None:
+    again = with_us[str(folders["again"]), AUTO]
     assert isinstance(again, torch.Tensor), again
-    assert torch.equal(again, model(torch.tensor(IDS)).logits)
+    assert torch.equal(again, loaded(folders["w8a8-static"]))
 
 
-@pytest.mark.parametrize("recipe", ["w8a8", "w4a16"])
-def test_portable_loads_without_us(quantized: Checkpoint, tmp_path: Path, recipe: str) -> None:
-    folder = quantized(recipe)
-    ours = sinkquant.load(folder, dtype=torch.float32)(torch.tensor(IDS)).logits
-    stock = logits_in_fresh_process(folder, "stock", tmp_path / "stock.pt")
+@pytest.mark.parametrize("recipe", PORTABLE)
+def test_portable_loads_without_us(folders: dict[str, Path], without_us: Loaded, recipe: str) -> None:
+    ours, stock = loaded(folders[recipe]), without_us[str(folders[recipe]), AUTO]
     assert isinstance(stock, torch.Tensor), stock
     assert (stock - ours).abs().max() <= 1e-4 * ours.abs().max()
 
