@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from sinkquant.errors import UsageError
 from sinkquant.models.roles import Block, Roles, SiteKind
 from sinkquant.quantization.scheme import ActivationScheme, KVScheme, LinearScheme, WeightScheme
 from sinkquant.recipes.schema import Recipe
 from sinkquant.transforms.apply import Rotations
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Shapes = Mapping[str, tuple[int, int]]  # module name -> (out features, in features)
 
@@ -28,8 +32,15 @@ class Plan:
     notes: tuple[str, ...]
 
 
+def weight_shapes(model: nn.Module, roles: Roles) -> Shapes:
+    """Of every linear of the blocks, the embedding and the head."""
+    names = [name for block in roles.blocks for name in block.linears] + [roles.embedding]
+    names += [roles.head] if roles.head is not None else []
+    return {name: tuple(model.get_submodule(name).weight.shape) for name in names}  # type: ignore[misc, union-attr, arg-type]
+
+
 def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Shapes, no_prefix: str | None) -> Plan:
-    """`shapes` covers every linear of the blocks, the embedding and the head; `no_prefix`: why none is possible."""
+    """`shapes` as `weight_shapes` gives them; `no_prefix`: why none is possible."""
     refuse_plan(recipe, roles)
     notes: list[str] = [*roles.unexplained, *_grouped(roles)]
     if prefix and no_prefix:

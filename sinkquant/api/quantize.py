@@ -20,7 +20,7 @@ from sinkquant.api.export import export
 from sinkquant.api.load import load
 from sinkquant.api.loadable import asked_by_stock, loadable
 from sinkquant.api.nonsense import reference, refuse_loss, refuse_strange
-from sinkquant.api.plan import Plan, make_plan, refuse_plan
+from sinkquant.api.plan import Plan, make_plan, refuse_plan, weight_shapes
 from sinkquant.api.reloaded import check_reloaded, expected_logits
 from sinkquant.api.stages import Progress, Stages, peak_memory
 from sinkquant.api.texts import prefix_of, read_texts, with_bos
@@ -182,7 +182,7 @@ def run(
         chosen, *why = revise(report)
         asked = asked_by_stock(chosen, network, roles)
     prefix = prefix_of(chosen, report)
-    shapes = _shapes(network, roles)
+    shapes = weight_shapes(network, roles)
     plan = make_plan(chosen, prefix, roles, shapes, no_prefix(network, roles, prefix, text))
     plan = loadable(plan, network, roles, shapes, asked)
     plan = replace(plan, notes=(*why, *texts.notes, *_links(source), *plan.notes))
@@ -283,12 +283,6 @@ def _links(source: Source) -> list[str]:
 def _scored(bos: bool) -> slice:
     """The same text tokens with and without BOS: the first text token is never scored."""
     return slice(2, None) if bos else slice(1, None)
-
-
-def _shapes(model: nn.Module, roles: Roles) -> dict[str, tuple[int, int]]:
-    names = [name for block in roles.blocks for name in block.linears] + [roles.embedding]
-    names += [roles.head] if roles.head is not None else []
-    return {name: tuple(model.get_submodule(name).weight.shape) for name in names}  # type: ignore[misc, union-attr, operator, arg-type]
 
 
 def _quantize_ends(model: Any, roles: Roles, plan: Plan) -> None:

@@ -10,8 +10,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from sinkquant.api.plan import make_plan
-from sinkquant.api.quantize import _shapes
+from sinkquant.api.plan import make_plan, weight_shapes
 from sinkquant.api.transform import transform
 from sinkquant.errors import SinkquantError
 from sinkquant.models.roles import Roles
@@ -23,7 +22,7 @@ EVERYTHING = ("transforms.smooth=true", "transforms.inputs=true", "kv_cache.bala
 
 
 def run(model: torch.nn.Module, roles: Roles, recipe: str, overrides: tuple[str, ...] = ()) -> float:
-    plan = make_plan(load_recipe(recipe, overrides), (), roles, _shapes(model, roles), None)
+    plan = make_plan(load_recipe(recipe, overrides), (), roles, weight_shapes(model, roles), None)
     return transform(model, roles, plan, IDS)
 
 

@@ -9,8 +9,7 @@ import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaForCausalLM
 
 from sinkquant.api.estimate import estimate
-from sinkquant.api.plan import Plan, make_plan
-from sinkquant.api.quantize import _shapes
+from sinkquant.api.plan import Plan, make_plan, weight_shapes
 from sinkquant.errors import UsageError
 from sinkquant.models.trace import trace_roles
 from sinkquant.recipes import load_recipe
@@ -18,7 +17,7 @@ from sinkquant.recipes import load_recipe
 
 def plan(model: torch.nn.Module, name: str, *overrides: str, prefix: tuple[int, ...] = ()) -> Plan:
     roles = trace_roles(model)
-    return make_plan(load_recipe(name, overrides), prefix, roles, _shapes(model, roles), None)
+    return make_plan(load_recipe(name, overrides), prefix, roles, weight_shapes(model, roles), None)
 
 
 def test_groups_shrink_to_a_power_of_two_that_divides(tiny_llama: LlamaForCausalLM) -> None:
@@ -62,7 +61,7 @@ def test_only_static_inputs_route(tiny_llama: LlamaForCausalLM) -> None:
 
 def test_the_estimate_grows_with_the_text(tiny_llama: LlamaForCausalLM) -> None:
     roles = trace_roles(tiny_llama)
-    made, shapes = plan(tiny_llama, "w4a4kv4"), _shapes(tiny_llama, roles)
+    made, shapes = plan(tiny_llama, "w4a4kv4"), weight_shapes(tiny_llama, roles)
     small, large = estimate(made, shapes, 1_000), estimate(made, shapes, 10_000_000)
     assert large.seconds > 10 * small.seconds
     assert large.memory > small.memory > 600e6
@@ -73,7 +72,7 @@ def test_the_estimate_grows_with_the_text(tiny_llama: LlamaForCausalLM) -> None:
 def test_a_recipe_of_keys_and_values_alone_needs_an_attention_that_can_be_seen(tiny_llama: LlamaForCausalLM) -> None:
     roles = trace_roles(tiny_llama)
     blind = replace(roles, attends=False, blocks=tuple(replace(block, attention=None) for block in roles.blocks))
-    shapes = _shapes(tiny_llama, roles)
+    shapes = weight_shapes(tiny_llama, roles)
     with pytest.raises(UsageError, match="nothing would be quantized: the attention of this architecture"):
         make_plan(load_recipe("kv4", ()), (), blind, shapes, None)
     made = make_plan(load_recipe("w4a8kv4", ()), (), blind, shapes, None)
@@ -85,5 +84,5 @@ def test_a_recipe_of_keys_and_values_alone_needs_an_attention_that_can_be_seen(t
 def test_what_is_said_of_many_blocks_is_said_once(tiny_llama: LlamaForCausalLM) -> None:
     roles = trace_roles(tiny_llama)
     said = replace(roles, blocks=tuple(replace(block, unexplained=("b",) * 2) for block in roles.blocks))
-    made = make_plan(load_recipe("w8a8", ()), (), said, _shapes(tiny_llama, roles), None)
+    made = make_plan(load_recipe("w8a8", ()), (), said, weight_shapes(tiny_llama, roles), None)
     assert [note for note in made.notes if note.endswith(": b")] == ["every block: b"]

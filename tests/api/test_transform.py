@@ -18,8 +18,7 @@ from transformers import (
     StaticCache,
 )
 
-from sinkquant.api.plan import make_plan
-from sinkquant.api.quantize import _shapes
+from sinkquant.api.plan import make_plan, weight_shapes
 from sinkquant.api.transform import logits_of, transform
 from sinkquant.models.trace import trace_roles
 from sinkquant.recipes import Recipe, load_recipe
@@ -50,7 +49,7 @@ def shaken(model: torch.nn.Module) -> torch.nn.Module:
 def run(model: torch.nn.Module, chosen: Recipe, prefix: tuple[int, ...]) -> float:
     roles = trace_roles(model)
     ids = torch.randint(3, 190, (1, 96), generator=torch.Generator().manual_seed(0))
-    plan = make_plan(chosen, prefix, roles, _shapes(model, roles), refuse_prefix(roles))
+    plan = make_plan(chosen, prefix, roles, weight_shapes(model, roles), refuse_prefix(roles))
     return transform(model, roles, plan, ids)
 
 

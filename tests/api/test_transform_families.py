@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sinkquant.api.plan import make_plan
-from sinkquant.api.quantize import _shapes
+from sinkquant.api.plan import make_plan, weight_shapes
 from sinkquant.api.transform import no_prefix, transform
 from sinkquant.models.trace import trace_roles
 from sinkquant.recipes import load_recipe
@@ -20,6 +19,8 @@ PREFIXED = {"Llama", "Qwen2", "Mixtral", "Qwen2Moe"}  # rotary positions, and an
 def test_transformations_are_exact(family: str, recipe: str) -> None:
     model = make(family)
     roles, ids = trace_roles(model), torch.randint(3, 97, (2, 48), generator=torch.Generator().manual_seed(0))
-    plan = make_plan(load_recipe(recipe, ()), (1,), roles, _shapes(model, roles), no_prefix(model, roles, (1,), ids))
+    plan = make_plan(
+        load_recipe(recipe, ()), (1,), roles, weight_shapes(model, roles), no_prefix(model, roles, (1,), ids)
+    )
     assert transform(model, roles, plan, ids) <= 1e-4
     assert plan.prefix == ((1,) if family in PREFIXED else ())

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from sinkquant.api.plan import make_plan
-from sinkquant.api.quantize import _shapes
+from sinkquant.api.plan import make_plan, weight_shapes
 from sinkquant.api.transform import transform
 from sinkquant.models.roles import Site
 from sinkquant.models.trace import trace_roles
@@ -38,7 +37,7 @@ def test_it_is_about_what_the_whole_model_says(
     ids = torch.tensor(byte_tokenizer()(text_file.read_text()[:512]).input_ids).reshape(8, 64)
     roles = trace_roles(model)
     overrides = ["activations.center=false", "weights.group_size=null"]
-    made = make_plan(load_recipe(recipe, overrides), prefix, roles, _shapes(model, roles), None)
+    made = make_plan(load_recipe(recipe, overrides), prefix, roles, weight_shapes(model, roles), None)
     transform(model, roles, made, ids)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     before = predictions(model, ids)
@@ -68,7 +67,7 @@ def test_it_is_about_what_the_whole_model_says(
 
 def test_a_mean_that_is_taken_out_is_not_rounded(tiny_llama: LlamaForCausalLM) -> None:
     roles = trace_roles(tiny_llama)
-    made = make_plan(load_recipe("w4a8kv4"), (), roles, _shapes(tiny_llama, roles), None)
+    made = make_plan(load_recipe("w4a8kv4"), (), roles, weight_shapes(tiny_llama, roles), None)
     site: Site = roles.blocks[0].sites[0]
     linear = tiny_llama.get_submodule(site.linears[0])
     mean, rest = torch.randn(2, linear.in_features)
@@ -83,7 +82,7 @@ def test_a_mean_that_is_taken_out_is_not_rounded(tiny_llama: LlamaForCausalLM) -
 
 def test_logits_that_are_changed_behind_the_head_cannot_be_compared(tiny_llama: LlamaForCausalLM) -> None:
     roles = trace_roles(tiny_llama)
-    made = make_plan(load_recipe("w4a16"), (), roles, _shapes(tiny_llama, roles), None)
+    made = make_plan(load_recipe("w4a16"), (), roles, weight_shapes(tiny_llama, roles), None)
 
     def halve(_module: nn.Module, _arguments: object, output: object) -> None:
         output.logits = output.logits / 2  # type: ignore[attr-defined]
