@@ -82,12 +82,6 @@ def stories_path(shared_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def wiki_test_text(shared_dir: Path) -> str:
-    path = existing(shared_dir / "assets/data/wikitext-2/wiki.test.raw", "it is part of the shared assets")
-    return path.read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="session")
 def wiki_valid_text(shared_dir: Path) -> str:
     path = existing(shared_dir / "assets/data/wikitext-2/valid.txt", "it is part of the shared assets")
     return path.read_text(encoding="utf-8")
