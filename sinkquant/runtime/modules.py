@@ -50,7 +50,8 @@ class FlaggedLayerNorm(nn.LayerNorm):
 class Apart(nn.Module):
     """Stands for a linear that is no part of the model while the rest loads."""
 
-    weight, bias = torch.empty(0, 0), torch.empty(0)  # models initialize what they know by these names
+    # Models initialize what they know by these names, which costs nothing without memory (torch warns of no elements).
+    weight, bias = torch.empty(1, 1, device="meta"), torch.empty(1, device="meta")
 
     def __init__(self, linear: QuantizedLinear) -> None:
         super().__init__()

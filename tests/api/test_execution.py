@@ -34,6 +34,14 @@ def test_auto_agrees_with_the_reference(quantized: Callable[..., Path], tmp_path
     assert torch.equal(again(IDS).logits, expected)
 
 
+@pytest.mark.parametrize("execution", ["reference", "auto"])
+@pytest.mark.parametrize("recipe", ["w8a8-static", "w8a8", "w4a16"])
+def test_nothing_needs_gradients(quantized: Callable[..., Path], recipe: str, execution: Any) -> None:
+    model = sinkquant.load(quantized(recipe), execution=execution)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not model(IDS).logits.requires_grad  # with which no layer would use a kernel
+
+
 def test_an_unknown_execution_is_named(tmp_path: Path) -> None:
     with pytest.raises(sinkquant.UsageError, match="reference"):
         sinkquant.load(tmp_path, execution="refrence")  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import MambaConfig, MambaForCausalLM
 
 import sinkquant
 import sinkquant.api.quantize as flow
@@ -144,3 +145,18 @@ def test_a_forward_that_breaks_outside_of_the_linears_is_noticed(tiny_llama: Any
     tiny_llama.model.norm[0].weight.mul_(1e-3)
     with pytest.raises(Nonsense, match="lm_head is where it begins"):
         refuse_strange(tiny_llama, before)
+
+
+def test_a_model_that_reads_the_type_of_its_head_keeps_its_logits(tmp_path: Path, text_file: Path) -> None:
+    from tests import tiny
+
+    torch.manual_seed(0)
+    config = MambaConfig(
+        vocab_size=tiny.VOCABULARY, hidden_size=48, state_size=8, num_hidden_layers=2, pad_token_id=tiny.EOS,
+        bos_token_id=tiny.BOS, eos_token_id=tiny.EOS,
+    )  # fmt: skip
+    model = MambaForCausalLM(config)
+    done = quantized(tiny.save(model, tmp_path / "model"), "w8a8-static", text_file, tmp_path / "out")
+    ids = torch.arange(1, 25)[None]
+    with torch.no_grad():
+        assert correlation(sinkquant.load(done.path)(ids).logits[0], model(ids).logits[0]) > 0.95

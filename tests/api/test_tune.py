@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,19 @@ def test_the_loss_falls_and_codes_stay(make: Callable[..., Result], tmp_path: Pa
     assert packed
     assert all(torch.equal(before[name], after[name]) for name in packed)
     assert any(not torch.equal(before[name], after[name]) for name in before if name.endswith("weight_scale"))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_whoever_calls_without_gradients_gets_the_same(
+    make: Callable[..., Result], tmp_path: Path, mode: Callable[[], Any]
+) -> None:
+    wishes = ("w4a16", "tuning.epochs=1", "tuning.rate=0.001")
+    plain = make(tmp_path / "plain", *wishes)
+    with mode():
+        done = make(tmp_path / "out", *wishes)
+    assert done.figures["tuning"] == plain.figures["tuning"]
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "out"))
+    assert all(torch.equal(before[name], after[name]) for name in before.keys() | after.keys())
 
 
 def test_what_gets_worse_is_not_kept(make: Callable[..., Result], tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.shared import SharedInputs
 
 CPU = torch.device("cpu")
-FLOAT_ERROR = {torch.float32: 1e-6, torch.bfloat16: 2.5e-3}
+FLOAT_ERROR = {torch.float32: 1e-6, torch.bfloat16: 2.5e-3, torch.float16: 4e-4}
 
 STATIC, DYNAMIC = ActivationScheme(8, "static"), ActivationScheme(8, "dynamic")
 INTEGER = [
@@ -94,7 +94,7 @@ def input64(layer: QuantizedLinear, x: Tensor) -> Tensor:
     return (codes - offset.double()) * scale.double()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", FLOAT_ERROR, ids=str)
 @pytest.mark.parametrize("scheme", INTEGER, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_int8(scheme: LinearScheme, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
@@ -107,7 +107,7 @@ def test_int8(scheme: LinearScheme, shape: tuple[int, int, int], dtype: torch.dt
     assert found < FLOAT_ERROR[dtype], f"seed {seed}"
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", FLOAT_ERROR, ids=str)
 @pytest.mark.parametrize("scheme", INTEGER, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_onednn(scheme: LinearScheme, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
@@ -130,7 +130,7 @@ def test_narrow_weights_do_not_saturate() -> None:
     assert not fit_narrow_sums(Grid(8, limit=65))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", FLOAT_ERROR, ids=str)
 @pytest.mark.parametrize("scheme", [*INTEGER[:4], LinearScheme(WeightScheme(8))], ids=str)
 @pytest.mark.parametrize("shape", [(1, 64, 96), (3, 40, 48), (33, 575, 192), (130, 17, 16)], ids=str)
 def test_int8pack(scheme: LinearScheme, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
@@ -153,7 +153,7 @@ def test_what_saturates_here_is_not_chosen() -> None:
     assert Int8Kernel().suits(wide, 64, 64, CPU) != saturates
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", FLOAT_ERROR, ids=str)
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("group", [32, 64, 128, 256])
 @pytest.mark.parametrize("rows", [1, 5, 70])
@@ -171,7 +171,7 @@ def test_int4(rows: int, group: int, symmetric: bool, dtype: torch.dtype) -> Non
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 96), (5, 40, 57), (70, 300, 576)], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", FLOAT_ERROR, ids=str)
 def test_digits(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     seed = torch.seed()
     rows, out, width = shape
