@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sinkquant.errors import SinkquantError
+
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
 
@@ -33,6 +35,8 @@ class Stages:
             yield
             if not steps:
                 self._tell(name, 1, 1)
+        except SinkquantError:  # says enough by itself
+            raise
         except Exception as error:
             error.add_note(f"in stage {name}")
             raise

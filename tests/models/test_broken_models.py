@@ -124,7 +124,7 @@ CASES: dict[str, tuple[Change, str]] = {
     "half a tokenizer": (without("tokenizer.json"), "cannot load the tokenizer of tiny"),
     "a cut tokenizer": (written("tokenizer.json", b'{"ver'), "cannot load the tokenizer of tiny"),
     "an empty tokenizer": (written("tokenizer.json", b"{}"), "cannot load the tokenizer of tiny"),
-    "a broken tokenizer config": (written("tokenizer_config.json", b"[1"), "cannot load the tokenizer of tiny"),
+    "a broken tokenizer config": (written("tokenizer_config.json", b"[1"), "tokenizer_config.json is no valid JSON"),
     "a tokenizer without words": (
         edited("tokenizer.json", model={"type": "BPE", "vocab": {}, "merges": []}, added_tokens=[]),
         "makes no tokens of a text",
