@@ -27,15 +27,16 @@ class QuantizedEmbedding(CodedModule):
         rows: Tensor = module.weight[:8]  # type: ignore[index, assignment]
         with torch.no_grad():
             found = module(torch.arange(len(rows), device=rows.device)[None])[0]
-        return torch.allclose(found, rows * cls.like(module, rows.dtype).multiplier, rtol=1e-3, atol=1e-6)
+        expected = rows * cls.like(module, rows.dtype).multiplier
+        return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-3, atol=1e-6)
 
     @classmethod
     def like(cls, module: nn.Module, dtype: torch.dtype) -> QuantizedEmbedding:
         """An empty one (on the meta device) in the place of `module`."""
-        multiplier = multiplier_of(module)
+        multiplier = getattr(module, "scalar_embed_scale", getattr(module, "embed_scale", 1.0))
         count, width = module.weight.shape  # type: ignore[union-attr, misc, operator]
         with torch.device("meta"):
-            return cls(count, width, getattr(module, "padding_idx", None), multiplier, dtype)  # type: ignore[arg-type]
+            return cls(count, width, getattr(module, "padding_idx", None), float(multiplier), dtype)  # type: ignore[arg-type]
 
     @classmethod
     def from_embedding(cls, module: nn.Module) -> QuantizedEmbedding:
@@ -67,18 +68,3 @@ class QuantizedEmbedding(CodedModule):
         """Shown by print(model)."""
         count, width = self.weight_size()
         return f"{count}, {width}, 8 bits"
-
-
-def multiplier_of(module: nn.Module) -> float:
-    """What a scaled embedding multiplies its rows by."""
-    return float(getattr(module, "scalar_embed_scale", getattr(module, "embed_scale", 1.0)))
-
-
-def looks_up_rows(module: nn.Module) -> bool:
-    """Whether an embedding gives its rows times its multiplier and does nothing else, tried on some of them."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    ids = torch.arange(0, len(weight), max(1, len(weight) // 16), device=weight.device)
-    with torch.no_grad():
-        expected, found = weight[ids] * multiplier_of(module), module(ids)
-    return found.shape == expected.shape and bool(torch.allclose(found, expected, rtol=1e-3, atol=1e-6))

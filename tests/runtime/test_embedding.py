@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sinkquant.runtime.embedding import looks_up_rows
+from sinkquant.runtime.embedding import QuantizedEmbedding
 
 
 class Scaled(nn.Embedding):
@@ -28,5 +28,5 @@ class Cut(nn.Embedding):
 
 @pytest.mark.parametrize(("kind", "plain"), [(nn.Embedding, True), (Scaled, True), (Normed, False), (Cut, False)])
 def test_embeddings_that_do_more_are_known(kind: type[nn.Embedding], plain: bool) -> None:
-    assert looks_up_rows(kind(40, 8)) is plain
+    assert QuantizedEmbedding.fits(kind(40, 8)) is plain
     assert torch.is_grad_enabled()
