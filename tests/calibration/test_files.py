@@ -30,6 +30,11 @@ def parquet(rows: list[dict[str, Any]], folder: Path) -> bytes:
     return (folder / "made").read_bytes()
 
 
+def names(table: list[tuple[str, str | bytes, str]]) -> list[str]:
+    """One id for each row. A compressed file holds the time when it was made, so its content makes none."""
+    return [f"{number}-{row[0]}" for number, row in enumerate(table)]
+
+
 # (name of the file, its content, its text)
 GOOD: list[tuple[str, str | bytes, str]] = [
     ("a.txt", ONE, ONE),
@@ -70,7 +75,7 @@ def read(path: Path | str) -> str:
     return "".join(open_text(str(path), byte_tokenizer()))
 
 
-@pytest.mark.parametrize(("name", "content", "text"), GOOD)
+@pytest.mark.parametrize(("name", "content", "text"), GOOD, ids=names(GOOD))
 def test_a_file_is_read(tmp_path: Path, name: str, content: str | bytes, text: str) -> None:
     (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     assert read(tmp_path / name) == text
@@ -112,7 +117,7 @@ BROKEN: list[tuple[str, str | bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "message"), BROKEN)
+@pytest.mark.parametrize(("name", "content", "message"), BROKEN, ids=names(BROKEN))
 def test_a_broken_file_is_one_sentence(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UsageError, match=message) as caught:
