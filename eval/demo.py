@@ -14,9 +14,10 @@ from rich.table import Table
 
 from eval.runs import weight_bytes
 from sinkquant.api.evaluate import evaluate
-from sinkquant.api.quantize import Result, quantize
+from sinkquant.api.quantize import quantize
 from sinkquant.cli.progress import StageBars
 from sinkquant.evaluation.compare import Comparison
+from sinkquant.flow.result import Result
 from sinkquant.recipes.plain import NO_SINKS, NO_TRANSFORMS
 from sinkquant.sinks.report import SinkReport
 

@@ -22,12 +22,12 @@ from unittest import mock
 import torch
 
 from eval.runs import RESULTS, write
-from sinkquant.checkpoint import folder as folders
-from sinkquant.checkpoint import work
-from sinkquant.checkpoint.manifest import verify
 from sinkquant.cli.main import app
 from sinkquant.errors import SinkquantError
 from sinkquant.evaluation.versions import versions
+from sinkquant.formats import folder as folders
+from sinkquant.formats import work
+from sinkquant.formats.manifest import verify
 from tests import tiny
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sinkquant.api.detect import LENGTH, detect_loaded
-from sinkquant.calibration.data import load_calibration
+from sinkquant.flow.detect import LENGTH, detect_loaded
+from sinkquant.inputs.text import load_calibration
 from sinkquant.models.load import load_model, load_tokenizer
 from sinkquant.models.source import resolve
 from sinkquant.models.trace import trace_roles

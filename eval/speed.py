@@ -25,7 +25,7 @@ from typing import Any
 
 from eval.checkpoints import CACHE, checkpoint
 from eval.runs import ASSETS, RESULTS, Row, weight_bytes, write
-from sinkquant.checkpoint.manifest import checksum
+from sinkquant.formats.manifest import checksum
 from sinkquant.models.source import weight_files
 from sinkquant.recipes.plain import TO_NEAREST
 
@@ -113,7 +113,7 @@ def measure(contender: Contender, folder: Path) -> Row:
     """Seconds and bytes; meant for a fresh process, whose peak memory is its own."""
     import torch
 
-    from sinkquant.api.stages import peak_memory
+    from sinkquant.flow.timing import peak_memory
 
     warm_up()
     empty = peak_memory()

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sinkquant.calibration.python_docs import python_docs
 from sinkquant.evaluation.windows import text_windows
+from sinkquant.inputs.python_docs import python_docs
 
 MODULES = ("textwrap", "heapq", "fractions", "csv", "bisect", "shlex", "sched", "queue")
 

@@ -16,10 +16,10 @@ from sinkquant.errors import SinkquantError, UsageError
 if TYPE_CHECKING:
     from sinkquant.api.detect import detect
     from sinkquant.api.evaluate import evaluate
+    from sinkquant.api.evaluate_tasks import evaluate_tasks
     from sinkquant.api.inspect import inspect
     from sinkquant.api.load import load
     from sinkquant.api.quantize import quantize
-    from sinkquant.api.tasks import evaluate_tasks
     from sinkquant.api.verify import verify
     from sinkquant.recipes.schema import Recipe
     from sinkquant.runtime.cache import SinkCache
@@ -44,7 +44,7 @@ __all__ = [
 _HOMES = {
     "detect": "sinkquant.api.detect",
     "evaluate": "sinkquant.api.evaluate",
-    "evaluate_tasks": "sinkquant.api.tasks",
+    "evaluate_tasks": "sinkquant.api.evaluate_tasks",
     "inspect": "sinkquant.api.inspect",
     "load": "sinkquant.api.load",
     "quantize": "sinkquant.api.quantize",

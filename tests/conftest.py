@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock
 
 import sinkquant
-from sinkquant.api.quantize import Result
+from sinkquant.flow.result import Result
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent

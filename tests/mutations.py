@@ -85,18 +85,18 @@ def nothing(*_: Any, **__: Any) -> Iterator[None]:
     yield
 
 
-FAMILY = "tests/api/test_families.py::test_a_sink_aware_checkpoint[phi3]"
+FAMILY = "tests/flow/test_families.py::test_a_sink_aware_checkpoint[phi3]"
 COMMAND = "tests/cli/test_cli_end_to_end.py::test_evaluate_compares_both"
-RESUME = "tests/api/test_resume.py"
-GENERATION = "tests/api/test_transform.py::test_generation_equals_the_prefix_in_context"
+RESUME = "tests/flow/test_resume.py"
+GENERATION = "tests/flow/test_transform.py::test_generation_equals_the_prefix_in_context"
 MUTATIONS = {
     "codes of zero": Mutation(
-        "sinkquant.api.site:SiteWork.method",
+        "sinkquant.flow.site:SiteWork.method",
         rounded(lambda weight: replace(weight, codes=weight.codes * 0)),
         (FAMILY, COMMAND, RESUME),
     ),
     "scales doubled": Mutation(
-        "sinkquant.api.site:SiteWork.method",
+        "sinkquant.flow.site:SiteWork.method",
         rounded(lambda weight: replace(weight, scale=weight.scale * 2)),
         (FAMILY, COMMAND, RESUME),
     ),
@@ -104,7 +104,7 @@ MUTATIONS = {
     "bias left out": Mutation(
         "sinkquant.runtime.linear:QuantizedLinear.from_linear",
         without_bias,
-        ("tests/api/test_families.py::test_a_sink_aware_checkpoint[opt]",),
+        ("tests/flow/test_families.py::test_a_sink_aware_checkpoint[opt]",),
     ),
     "inputs not rounded": Mutation(
         "sinkquant.runtime.linear:QuantizedLinear.quantize_input",
@@ -119,7 +119,7 @@ MUTATIONS = {
     "norms folded into nothing": Mutation(
         "sinkquant.transforms.norms:fold_norm",
         lambda fold: lambda model, norm, readers: fold(model, norm, ()),
-        ("tests/api/test_transform.py::test_a_trained_model",),
+        ("tests/flow/test_transform.py::test_a_trained_model",),
     ),
     "GPTQ without its Hessian": Mutation(
         "sinkquant.rounding.gptq:inverse_factor",
@@ -130,15 +130,15 @@ MUTATIONS = {
         "sinkquant.sensitivity.spend:spend", becomes(lambda *_: ()), ("tests/sensitivity/test_spend.py",)
     ),
     "checksums ignored": Mutation(
-        "sinkquant.checkpoint.manifest:check_files",
+        "sinkquant.formats.manifest:check_files",
         becomes(lambda *_: None),
         (
-            "tests/api/test_checkpoint.py::test_a_changed_byte_is_named",
-            "tests/checkpoint/test_manifest.py::test_every_flipped_bit_is_found",
+            "tests/flow/test_checkpoint.py::test_a_changed_byte_is_named",
+            "tests/formats/test_manifest.py::test_every_flipped_bit_is_found",
         ),
     ),
     "blocks not resumed": Mutation(
-        "sinkquant.checkpoint.resume:ResumeStore.finished", becomes(property(lambda _: 0)), (RESUME,)
+        "sinkquant.formats.finished:ResumeStore.finished", becomes(property(lambda _: 0)), (RESUME,)
     ),
     "no token is a sink": Mutation(
         "sinkquant.sinks.classify:sink_tokens",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import sinkquant
-from sinkquant.calibration.sources import INPUTS
 from sinkquant.evaluation.metric import METRICS
+from sinkquant.inputs.sources import INPUTS
 from sinkquant.quantization.grid import scale_and_zero
 from sinkquant.quantization.scheme import WeightScheme
 from sinkquant.quantization.weights import QuantizedWeight

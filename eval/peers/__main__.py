@@ -18,9 +18,9 @@ from eval.runs import RESULTS, Row, Subject, keep, parse, read, weight_bytes
 
 def windows(subject: Subject) -> dict[str, Any]:
     """Token ids for all peers alike: the calibration windows of our recipes, and the text that is scored."""
-    from sinkquant.calibration.bos import bos_policy, bos_token_id
-    from sinkquant.calibration.data import load_calibration
     from sinkquant.evaluation.windows import text_windows
+    from sinkquant.inputs.bos import bos_policy, bos_token_id
+    from sinkquant.inputs.text import load_calibration
     from sinkquant.models.load import load_tokenizer
     from sinkquant.models.source import resolve
     from sinkquant.recipes import load_recipe

@@ -24,8 +24,8 @@ COMMON = ("torch", "transformers", "compressed-tensors")
 
 def quantize(job: dict[str, Any], peer: Any, setting: Setting) -> dict[str, Any]:
     """Quantize and save: seconds of both with loading, peak memory, versions; the perplexity before saving if asked."""
-    from sinkquant.api.stages import peak_memory
     from sinkquant.evaluation.score import evaluate_one
+    from sinkquant.flow.timing import peak_memory
 
     folder = Path(job["folder"])
     folder.mkdir(parents=True)

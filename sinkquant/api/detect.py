@@ -8,25 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from sinkquant.api.arguments import checked
-from sinkquant.calibration.bos import bos_policy
-from sinkquant.calibration.data import load_calibration, token_batches
-from sinkquant.calibration.fit import check_text, longest_text
+from sinkquant.arguments import checked
 from sinkquant.errors import UsageError
+from sinkquant.flow.detect import HELD_OUT, LENGTH, WINDOWS, detect_loaded
+from sinkquant.inputs.bos import bos_policy
+from sinkquant.inputs.fit import check_text, longest_text
+from sinkquant.inputs.text import load_calibration
 from sinkquant.models.finite import check_finite
 from sinkquant.models.load import load_model, load_tokenizer
-from sinkquant.models.roles import Roles
 from sinkquant.models.source import resolve
 from sinkquant.models.trace import trace_roles
-from sinkquant.sinks.build import build_report
 from sinkquant.sinks.report import SinkReport
 
 Progress = Callable[[int, int], None]
-LENGTH = 256  # tokens a detection window: sinks show in the first few, and attention costs the square
-WINDOWS, HELD_OUT = 8, 4
 MOST = 16  # tokens of a prefix
 
 
@@ -67,30 +63,3 @@ def detect(
         network, roles, tokenizer, ids[: len(ids) - spare], ids[len(ids) - spare :] if spare else ids,
         bos=bos_policy(bos, tokenizer), label=label, max_prefix=max_prefix, progress=progress,
     )  # fmt: skip
-
-
-def detect_loaded(
-    model: Any,
-    roles: Roles,
-    tokenizer: Any,
-    ids: Tensor,
-    held_out: Tensor,
-    *,
-    bos: bool,
-    label: str,
-    max_prefix: int,
-    progress: Progress | None = None,
-) -> SinkReport:
-    """Detection on a model in memory; text is cut to the detection's windows."""
-    windows, rest = _windows(ids, WINDOWS), _windows(held_out, HELD_OUT)
-    digest = token_batches(windows, "added" if bos else "none", label).digest
-    return build_report(
-        model, roles, tokenizer, windows, rest, bos=bos, label=label, digest=digest, max_prefix=max_prefix,
-        progress=progress,
-    )  # fmt: skip
-
-
-def _windows(ids: Tensor, count: int) -> Tensor:
-    length = min(LENGTH, ids.shape[1])
-    flat = ids.reshape(-1)
-    return flat[: len(flat) // length * length].reshape(-1, length)[:count]

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from sinkquant.api.arguments import checked
 from sinkquant.api.load import load
-from sinkquant.calibration.bos import bos_policy
-from sinkquant.calibration.fit import check_text
-from sinkquant.calibration.sources import open_text
-from sinkquant.checkpoint.manifest import read_manifest
+from sinkquant.arguments import checked
 from sinkquant.evaluation.compare import Comparison, compare
 from sinkquant.evaluation.windows import text_windows
+from sinkquant.formats.manifest import read_manifest
+from sinkquant.inputs.bos import bos_policy
+from sinkquant.inputs.fit import check_text
+from sinkquant.inputs.sources import open_text
 from sinkquant.models.load import load_model, load_tokenizer
 from sinkquant.models.source import resolve
 
@@ -59,7 +59,7 @@ def evaluate(
 
 def _text(path: str | None, tokenizer: object) -> tuple[str, str]:
     if path is None:
-        from sinkquant.calibration.python_docs import python_docs
+        from sinkquant.inputs.python_docs import python_docs
 
         return "\n\n".join(python_docs(split="evaluation")), "python-docs (evaluation part)"
     return "".join(open_text(path, tokenizer, 0)), Path(path).name  # type: ignore[arg-type]

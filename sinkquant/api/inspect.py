@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sinkquant.api.arguments import checked
-from sinkquant.checkpoint.inspection import Inspection, inspect_folder
+from sinkquant.arguments import checked
 from sinkquant.errors import UsageError
+from sinkquant.formats.inspection import Inspection, inspect_folder
 
 
 @checked

@@ -12,11 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sinkquant.api.arguments import checked
-from sinkquant.checkpoint.manifest import refuse_code
-from sinkquant.checkpoint.manifest import verify as verify_files
+from sinkquant.arguments import checked
 from sinkquant.errors import SinkquantError, UsageError, unknown
 from sinkquant.evaluation.probe import Difference, compare_probes
+from sinkquant.formats.manifest import refuse_code
+from sinkquant.formats.manifest import verify as verify_files
 
 RUNTIMES = ("transformers", "vllm")
 
@@ -69,7 +69,7 @@ def _fresh(folder: Path, runtime: str, trust_remote_code: bool) -> dict[str, Any
     """The probe by a new process, which imports nothing from the checkpoint or the working folder and asks nobody."""
     with TemporaryDirectory() as temporary:
         target = Path(temporary) / "answer.json"
-        command = [sys.executable, "-P", "-m", "sinkquant.api.reload", str(folder.absolute()), runtime, str(target)]
+        command = [sys.executable, "-P", "-m", "sinkquant.formats.reload", str(folder.absolute()), runtime, str(target)]
         command += ["trust-remote-code"] if trust_remote_code else []
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,

@@ -10,8 +10,8 @@ import time
 import traceback
 from pathlib import Path
 
-from sinkquant.checkpoint.cache import cache_root
 from sinkquant.evaluation.versions import versions
+from sinkquant.formats.cache import cache_root
 
 
 def write_log(error: BaseException) -> Path | None:

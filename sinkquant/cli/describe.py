@@ -9,9 +9,9 @@ from sinkquant.report.table import Sheet, key_values, rows
 from sinkquant.transforms import names
 
 if TYPE_CHECKING:  # these import torch
-    from sinkquant.api.estimate import Estimate
-    from sinkquant.api.plan import Plan
-    from sinkquant.api.quantize import Result
+    from sinkquant.flow.estimate import Estimate
+    from sinkquant.flow.plan import Plan
+    from sinkquant.flow.result import Result
     from sinkquant.quantization.scheme import LinearScheme
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sinkquant.checkpoint.inspection import Inspection, Part
 from sinkquant.cli.describe import size
+from sinkquant.formats.inspection import Inspection, Part
 from sinkquant.report.table import Sheet, key_values, rows
 
 COLUMNS = ("modules", "number", "weights", "inputs", "bits", "share", "work")

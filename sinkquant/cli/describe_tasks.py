@@ -8,7 +8,7 @@ from sinkquant.report.cells import cell
 from sinkquant.report.table import Sheet, rows
 
 if TYPE_CHECKING:  # imports torch
-    from sinkquant.api.tasks import TaskComparison
+    from sinkquant.api.evaluate_tasks import TaskComparison
 
 
 def task_sheet(found: TaskComparison) -> Sheet:

@@ -57,7 +57,7 @@ def evaluate(
             )  # fmt: skip
             sheet = comparison_table(found)
         else:
-            from sinkquant.api.tasks import evaluate_tasks
+            from sinkquant.api.evaluate_tasks import evaluate_tasks
             from sinkquant.cli.describe_tasks import task_sheet
 
             found = evaluate_tasks(

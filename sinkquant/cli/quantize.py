@@ -11,8 +11,8 @@ from sinkquant.cli.options import Calibration, Json, Model, TrustRemoteCode
 from sinkquant.errors import UsageError
 
 if TYPE_CHECKING:  # imports torch
-    from sinkquant.api.estimate import Estimate
-    from sinkquant.api.plan import Plan
+    from sinkquant.flow.estimate import Estimate
+    from sinkquant.flow.plan import Plan
 
 
 def quantize(

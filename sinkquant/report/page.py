@@ -7,9 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sinkquant.checkpoint.durable import replace_file
-from sinkquant.checkpoint.manifest import read_manifest
 from sinkquant.errors import UsageError
+from sinkquant.formats.durable import replace_file
+from sinkquant.formats.manifest import read_manifest
 from sinkquant.report.html import render
 from sinkquant.report.plots import plot_sinks
 from sinkquant.report.table import Sheet

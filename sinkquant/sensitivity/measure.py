@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sinkquant.calibration.walk import BlockRun, Walk, run_and_show
 from sinkquant.models.attention import own_attention
 from sinkquant.models.head import ROWS, Head
 from sinkquant.models.roles import Roles, Site
@@ -25,6 +24,7 @@ from sinkquant.quantization.weights import round_to_nearest
 from sinkquant.sinks.rows import ordinary_rows
 from sinkquant.transforms.hadamard import fast_hadamard
 from sinkquant.walk.statistics import Mean
+from sinkquant.walk.walk import BlockRun, Walk, run_and_show
 
 DRAWS = 4  # tokens drawn for each prediction
 Progress = Callable[[int, int], None]

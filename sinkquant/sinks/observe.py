@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sinkquant.calibration.walk import BlockRun, Walk
 from sinkquant.models.attention import AttentionCall, stages
 from sinkquant.models.roles import Roles
 from sinkquant.models.stream import by_token
@@ -17,6 +16,7 @@ from sinkquant.sinks.signals.kv_norms import head_mean_norm
 from sinkquant.sinks.signals.received_attention import ABOVE, received_attention
 from sinkquant.sinks.signals.residual import channel_ratio, token_peaks, token_ratio
 from sinkquant.sinks.signals.sink_logits import sink_logit_mass
+from sinkquant.walk.walk import BlockRun, Walk
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from sinkquant.calibration.walk import Walk
 from sinkquant.models.head import ROWS, Head
 from sinkquant.models.roles import Roles
 from sinkquant.models.stream import Arguments, Stream
 from sinkquant.recipes.schema import Tuning
 from sinkquant.tuning.knobs import Knob, block_knobs, write_back
+from sinkquant.walk.walk import Walk
 
 WARM_UP, FINAL = 5, 0.1  # steps to the full rate; its share at the end (cosine in between)
 

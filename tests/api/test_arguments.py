@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sinkquant
-from sinkquant.api.arguments import checked
+from sinkquant.arguments import checked
 from sinkquant.errors import UsageError
 
 ENOUGH: dict[str, dict[str, Any]] = {

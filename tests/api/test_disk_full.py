@@ -11,8 +11,8 @@ import pytest
 from transformers import PreTrainedModel
 
 import sinkquant
-from sinkquant.api.quantize import Result
-from sinkquant.checkpoint.manifest import verify
+from sinkquant.flow.result import Result
+from sinkquant.formats.manifest import verify
 
 OVERRIDES = ("sinks.prefix=none", "sinks.exclude=false")
 

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 import sinkquant
-from sinkquant.checkpoint.manifest import read_manifest
+from sinkquant.formats.manifest import read_manifest
 
 TEXT = "The river rises in the hills and runs north for forty miles before it meets the sea near the old harbour. "
 

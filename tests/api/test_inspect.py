@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 import sinkquant
 from sinkquant.api.inspect import inspect
-from sinkquant.checkpoint.inspection import Inspection, Part
+from sinkquant.formats.inspection import Inspection, Part
 
 
 @pytest.fixture(scope="module")

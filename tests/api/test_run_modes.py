@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import sinkquant
-from sinkquant.checkpoint.manifest import read_manifest
+from sinkquant.formats.manifest import read_manifest
 from tests.tiny import byte_tokenizer, sentences
 
 RECIPES = {"w8a8-static": 0.02, "w8a8": 0.02, "w4a16": 0.1, "w4a8kv4": 0.2}

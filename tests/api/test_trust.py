@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, dynamic_module_utils
 
 import sinkquant
-from sinkquant.checkpoint.manifest import read_manifest, write_manifest
+from sinkquant.formats.manifest import read_manifest, write_manifest
 from tests import tiny
 
 RECIPES = ["w8a8-static", "w8a8"]

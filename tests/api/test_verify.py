@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import sinkquant
 from sinkquant.api.verify import verify
-from sinkquant.checkpoint.manifest import read_manifest, write_manifest
 from sinkquant.evaluation.probe import compare_probes
+from sinkquant.formats.manifest import read_manifest, write_manifest
 
 
 @pytest.fixture(scope="module")

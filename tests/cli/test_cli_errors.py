@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import typer
 
-from sinkquant.api.stages import Stages
 from sinkquant.cli.failures import one_sentence
 from sinkquant.errors import SinkquantError, UsageError, out_of_memory
+from sinkquant.flow.timing import Stages
 
 Cli = Callable[..., Any]
 

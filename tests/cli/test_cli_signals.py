@@ -13,7 +13,7 @@ import pytest
 WAITS = """
 import os, signal, sys
 import sinkquant.recipes
-from sinkquant.checkpoint.folder import claim
+from sinkquant.formats.folder import claim
 from sinkquant.cli.main import app
 
 def work():

@@ -128,7 +128,7 @@ def test_generation_begins_behind_bos_with_padded_rows(stories_path: Path) -> No
 
 
 def test_both_models_in_one_comparison(checkpoint: Path, stories_path: Path, task_data: Path) -> None:
-    from sinkquant.api.tasks import evaluate_tasks
+    from sinkquant.api.evaluate_tasks import evaluate_tasks
 
     found = evaluate_tasks(
         checkpoint, baseline=stories_path, tasks=["tiny_choice", "tiny_text"], task_data=task_data, window=256
@@ -144,7 +144,7 @@ def test_both_models_in_one_comparison(checkpoint: Path, stories_path: Path, tas
 
 
 def test_bad_input_is_one_sentence(checkpoint: Path, stories_path: Path, task_data: Path, tmp_path: Path) -> None:
-    from sinkquant.api.tasks import evaluate_tasks
+    from sinkquant.api.evaluate_tasks import evaluate_tasks
 
     with pytest.raises(sinkquant.UsageError, match="unknown task 'tiny_choise': did you mean 'tiny_choice'"):
         evaluate_tasks(checkpoint, baseline=stories_path, tasks=["tiny_choise"], task_data=task_data)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from sinkquant.calibration.walk import Walk, run_block
 from sinkquant.errors import SinkquantError
 from sinkquant.models.roles import Roles
 from sinkquant.models.trace import trace_roles
+from sinkquant.walk.walk import Walk, run_block
 from tests.families import EXPERTS, FAMILIES, make
 
 

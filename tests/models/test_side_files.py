@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sinkquant.checkpoint.write import copy_side_files
 from sinkquant.errors import UsageError
+from sinkquant.formats.write import copy_side_files
 from sinkquant.models.side_files import left_out, side_files
 from sinkquant.models.source import Source, resolve
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import sinkquant
-from sinkquant.checkpoint.manifest import read_manifest, write_manifest
 from sinkquant.errors import SinkquantError
+from sinkquant.formats.manifest import read_manifest, write_manifest
 
 COMMON = ["calibration.length=64", "calibration.sequences=2", "weights.method=rtn", "transforms.r4=false"]
 IDS = torch.tensor([[5, 17, 100, 23, 42, 7]])

@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 import sinkquant
-from sinkquant.checkpoint.manifest import write_manifest
+from sinkquant.formats.manifest import write_manifest
 
 FIXTURE = Path(__file__).resolve().parent.parent / "fixtures" / "v0.1.0" / "sink-aware"
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from sinkquant.api.plan import make_plan, weight_shapes
-from sinkquant.api.transform import transform
+from sinkquant.flow.plan import make_plan, weight_shapes
+from sinkquant.flow.transform import transform
 from sinkquant.models.roles import Site
 from sinkquant.models.trace import trace_roles
 from sinkquant.quantization.weights import round_to_nearest

@@ -1,0 +1,76 @@
+"""Quantize all blocks of a model, one after the other, and survive an interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sinkquant.flow.block import quantize_block
+from sinkquant.flow.plan import Plan
+from sinkquant.formats.finished import ResumeStore
+from sinkquant.models.roles import Block, Roles
+from sinkquant.quantization.scheme import LinearScheme
+from sinkquant.runtime.kv import install
+from sinkquant.runtime.linear import QuantizedLinear
+from sinkquant.runtime.modules import replace_module
+from sinkquant.walk.walk import BlockRun, Walk
+
+
+def quantize_blocks(
+    model: Any,
+    roles: Roles,
+    plan: Plan,
+    ids: Tensor,
+    threshold: float,
+    store: ResumeStore,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Quantize on token sequences `ids` (N, T); blocks that `store` holds are taken from it."""
+    if all(scheme.weight is None and scheme.activation is None for scheme in plan.linears.values()):
+        for block in roles.blocks:  # only the cache changes: nothing needs calibration
+            install_kv(model, block, plan)
+        return
+    walk = Walk(model, roles, ids)
+    start = 0 if walk.shares else store.finished()  # what finished blocks would hand on is not stored
+    for index in range(start):
+        restore_block(model, roles.blocks[index], plan, *store.block(index))
+    if start:
+        walk.inputs = store.outputs()
+        progress(start, len(roles.blocks))
+
+    def visit(run: BlockRun) -> list[Tensor]:
+        outputs = quantize_block(model, run, plan, threshold)
+        schemes = {n: m.scheme.to_dict() for n in run.roles.linears if isinstance(m := _at(model, n), QuantizedLinear)}
+        store.save(run.index, dict(run.module.state_dict()), schemes, outputs)
+        return outputs
+
+    walk.run(visit, progress, start=start)
+
+
+def install_kv(model: nn.Module, block: Block, plan: Plan) -> None:
+    """Give the block's attention the plan's KV scheme; its prefix stays."""
+    if block.attention is not None:
+        module = model.get_submodule(block.attention.module)
+        sinks = [getattr(module, name, None) for name in ("sink_key", "sink_value")]
+        install(module, plan.kv, sinks[0], sinks[1])
+
+
+def _at(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name)
+
+
+def restore_block(
+    model: nn.Module, block: Block, plan: Plan, tensors: dict[str, Tensor], schemes: dict[str, dict[str, Any]]
+) -> None:
+    """Put a finished block's modules and tensors in place."""
+    install_kv(model, block, plan)
+    for name, facts in schemes.items():
+        scheme, linear = LinearScheme.from_dict(facts), model.get_submodule(name)
+        assert isinstance(linear, nn.Linear | QuantizedLinear)
+        with torch.device("meta"):
+            made = QuantizedLinear(linear.in_features, linear.out_features, scheme, bias=linear.bias is not None)
+        replace_module(model, name, made.requires_grad_(False))
+    model.get_submodule(block.name).load_state_dict(tensors, assign=True)

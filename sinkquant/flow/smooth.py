@@ -1,0 +1,95 @@
+"""Smooth all blocks of a model: one pass over a little text, with sinks left out of the moments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sinkquant.flow.balance import KVMoments, balance_keys
+from sinkquant.models.attention import stages
+from sinkquant.models.roles import Block, Roles, Site, SiteKind
+from sinkquant.quantization.scheme import KVScheme
+from sinkquant.sinks.rows import ordinary_rows
+from sinkquant.transforms.rotation import random_signs
+from sinkquant.transforms.smooth import balance, balance_full, scale_norm, scale_pair, transform_heads
+from sinkquant.walk.statistics import Sample
+from sinkquant.walk.walk import BlockRun, Walk, run_and_show
+
+TOKENS = 4096  # enough for the moments of a head
+
+
+def smooth(
+    model: Any, roles: Roles, ids: Tensor, threshold: float, *, linears: bool, keys: bool, center: bool, seed: int
+) -> None:
+    """Balance every block on `ids` (N, T): inputs against weights, keys against queries; the function stays.
+
+    `center`: the inputs' means will be taken out before rounding, so that only what varies counts. `seed` draws the
+    signs that the channels get on the way, which makes a Hadamard transform behind them a random one for free.
+    """
+    walk = Walk(model, roles, ids[: max(1, TOKENS // ids.shape[1])])
+
+    def visit(run: BlockRun) -> list[Tensor]:
+        attention, moments = run.roles.attention, KVMoments()
+        modules = [model.get_submodule(attention.module)] if attention is not None else []
+        samples: dict[str, Sample] = {}
+
+        def show(name: str, rows: Tensor, real: Tensor) -> None:
+            if linears:
+                samples.setdefault(name, Sample(1)).add(rows[real & ordinary_rows(rows, real, threshold)])
+
+        with stages(modules, moments):
+            outputs = run_and_show(run, show)
+        transforms, drawn = None, seed + 1 + run.index
+        for site in run.roles.sites if linears else ():
+            rows = samples.pop(site.linears[0]).value.double()
+            rows = rows - rows.mean(0) if center else rows
+            transforms = _smooth_site(model, run.roles, site, rows, drawn) or transforms
+        if keys and attention is not None:
+            assert isinstance(moments.values, Tensor)
+            values = moments.values / moments.count
+            if transforms is not None:
+                values = torch.stack([mean @ t for mean, t in zip(values, transforms, strict=True)])
+            balance_keys(modules[0], moments, values, KVScheme(balance=True), drawn)
+        return outputs
+
+    walk.run(visit)
+
+
+def _smooth_site(model: nn.Module, block: Block, site: Site, rows: Tensor, seed: int) -> list[Tensor] | None:
+    """Returns the transforms of the values where the site is the attention's output."""
+    weights = [weight_of(model, name).double() for name in site.linears]
+    # Each linear counts by its relative error: small outputs (values) matter as much as large ones (queries, keys).
+    weights = [weight / (rows @ weight.T).pow(2).mean().sqrt().clamp_min(1e-12) for weight in weights]
+    columns = torch.stack([weight.pow(2).sum(0) / len(weight) for weight in weights]).sum(0)
+    diagonal = balance(rows.pow(2).mean(0), columns) * random_signs(len(columns), seed, rows.dtype, rows.device)
+    readers = next(((norm, names) for norm, names in block.reads if set(site.linears) <= set(names)), None)
+    if readers is not None:
+        scale_norm(model, *readers, diagonal)
+    elif site.kind is SiteKind.DOWN_INPUT and block.up is not None:
+        scale_pair(model, block.up, site.linears[0], diagonal)
+    elif site.kind is SiteKind.ATTENTION_OUTPUT and block.attention is not None and block.attention.plain:
+        return _smooth_heads(model, block, rows, weights[0], seed)
+    return None
+
+
+def weight_of(model: nn.Module, name: str) -> Tensor:
+    """The float weight of a linear."""
+    weight = model.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _smooth_heads(model: nn.Module, block: Block, rows: Tensor, weight: Tensor, seed: int) -> list[Tensor]:
+    attention = block.attention
+    assert attention is not None
+    shape = (attention.kv_heads, attention.heads // attention.kv_heads, -1)
+    x = rows.reshape(len(rows), *shape)  # (tokens, kv heads, group, d)
+    w = weight.reshape(len(weight), *shape)
+    moments = [torch.einsum("nkgi,nkgj->kij", part, part) / len(part) for part in (x, w)]
+    transforms = [balance_full(a, b, seed) for a, b in zip(*moments, strict=True)]
+    size = torch.stack([torch.linalg.slogdet(t).logabsdet for t in transforms]).mean() / len(transforms[0])
+    transforms = [t / size.exp() for t in transforms]  # values keep their scale on average
+    transform_heads(model, attention, transforms)
+    return transforms

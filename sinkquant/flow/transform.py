@@ -1,0 +1,168 @@
+"""Transform a model in memory: fused rotations, online rotations, prefix. Exact, and checked on every run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from sinkquant.errors import SinkquantError
+from sinkquant.flow.exactness import TOLERANCE, difference, inexact
+from sinkquant.flow.plan import Plan
+from sinkquant.flow.smooth import smooth
+from sinkquant.models.attention import NAME, own_attention, register, stages
+from sinkquant.models.roles import Roles, SiteKind
+from sinkquant.quantization.scheme import KVScheme, LinearScheme
+from sinkquant.runtime.kv import install, prepend
+from sinkquant.runtime.linear import QuantizedLinear
+from sinkquant.runtime.modules import replace_module
+from sinkquant.runtime.positions import install_positions
+from sinkquant.transforms.apply import Keys, Step, fused_steps
+from sinkquant.transforms.hadamard import fast_hadamard
+from sinkquant.transforms.prefix import prefix_states, refuse_prefix
+
+R3: Keys = ("transforms.r3",)
+
+
+def check_batch(ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
+    """Two short rows of real text, the second padded on the left: (ids, mask), each (2, 48)."""
+    rows = ids[:1, :96].reshape(2, -1).clone() if ids.shape[1] >= 96 else ids[:1, :].repeat(2, 1)
+    mask = torch.ones_like(rows)
+    rows[1, :5], mask[1, :5] = pad, 0
+    return rows, mask
+
+
+def positions_follow(model: nn.Module, ids: Tensor, mask: Tensor) -> bool:
+    """Whether padding on the left changes nothing: some models number their tokens from the padding on."""
+    plain = logits_of(model, ids, mask)
+    return bool((padded_logits(model, ids, mask) - plain).abs().max() <= TOLERANCE * plain.abs().max())
+
+
+def logits_of(model: nn.Module, ids: Tensor, mask: Tensor, prefix: tuple[int, ...] = ()) -> Tensor:
+    """Logits at the real tokens, with `prefix` in context in front of every row's text."""
+    outputs = []
+    with torch.no_grad():
+        for row, real in zip(ids, mask, strict=True):  # row by row: the reference needs no padding at all
+            text = torch.cat([row.new_tensor(prefix), row[real.bool()]])
+            outputs.append(model(input_ids=text[None], use_cache=False).logits[0, len(prefix) :].float())
+    return torch.cat(outputs)
+
+
+def padded_logits(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+    """Logits at the real tokens of a padded batch."""
+    with torch.no_grad():
+        return model(input_ids=ids, attention_mask=mask, use_cache=False).logits[mask.bool()].float()
+
+
+def no_prefix(model: nn.Module, roles: Roles, prefix: tuple[int, ...], ids: Tensor) -> str | None:
+    """Why the model cannot have `prefix` as a constant, or None; tried on text `ids` (N, T), nothing is left behind."""
+    reason = refuse_prefix(roles)
+    if reason is not None or not prefix:
+        return reason
+    rows, mask = check_batch(ids, 0)
+    try:
+        modules = [model.get_submodule(block.attention.module) for block in roles.blocks if block.attention]
+        states = dict(zip(modules, prefix_states(model, roles, prefix), strict=True))
+    except Exception:  # from a model's code, to which nothing is at a position before the first
+        return "the model takes no positions in front of the text"
+    with own_attention(model):
+        before = logits_of(model, rows, mask, prefix)
+        with stages(modules, lambda module, call: prepend(call, *states[module])):
+            error = difference(logits_of(model, rows, mask), before)
+    if not error <= TOLERANCE:
+        return f"as a constant it gives other logits than in front of the text, {error:.1e} of their scale apart"
+    return None
+
+
+def transform(model: nn.Module, roles: Roles, plan: Plan, ids: Tensor, threshold: float = 64.0) -> float:
+    """Apply the plan's transformations; returns the largest difference of the logits, relative to their scale.
+
+    `ids` (N, T) is text for the check and for smoothing, whose moments leave out rows beyond `threshold` × the median.
+    The reference is the untouched model with the prefix in context; the result is checked with padding, unless the
+    model itself gives something else with padding. Raises SinkquantError above 1e-4.
+    """
+    pad = getattr(model.config, "pad_token_id", None) or 0  # type: ignore[union-attr]
+    rows, mask = check_batch(ids, pad)
+    before = logits_of(model, rows, mask, plan.prefix)
+    look = padded_logits if positions_follow(model, rows, mask) else logits_of
+    if roles.attends:
+        register()
+        model.set_attn_implementation(NAME)  # type: ignore[operator]
+    _install_attention(model, roles, plan)
+    state = look(model, rows, mask)
+    _check_attention(difference(state, before), plan)
+    errors: dict[Keys, float] = {}
+    for keys, step in _steps(model, roles, plan, ids, threshold):
+        step()
+        _install_attention(model, roles, plan, rotate=keys == R3 or R3 in errors)
+        after = look(model, rows, mask)
+        errors[keys] = difference(after, state)
+        state = after
+        if not after.isfinite().all():  # nothing can be said of what follows
+            break
+    error = difference(state, before)
+    if not error <= TOLERANCE:
+        raise inexact(errors, error, plan.recipe, plan.rotations.stream)
+    return error
+
+
+def _check_attention(error: float, plan: Plan) -> None:
+    if not error <= TOLERANCE:
+        prefix = " with this prefix (try --set sinks.prefix=none)" if plan.prefix else ""
+        raise SinkquantError(
+            f"with sinkquant's attention the model gives other logits, {error:.1e} of their scale apart (limit "
+            f"{TOLERANCE}), before anything is transformed: its architecture does not work yet{prefix}; report it."
+        )
+
+
+def _steps(model: nn.Module, roles: Roles, plan: Plan, ids: Tensor, threshold: float) -> Iterator[Step]:
+    """The plan's transformations in the order in which each is exact; the moments are those of a model with prefix."""
+    rotations, balance = plan.rotations, plan.kv.balance
+    yield from fused_steps(model, roles, rotations)
+    if rotations.smooth or balance:
+        wanted = {"transforms.smooth": rotations.smooth, "kv_cache.balance": balance}
+        yield tuple(key for key in wanted if wanted[key]), lambda: smooth(
+            model, roles, ids, threshold, linears=rotations.smooth, keys=balance,
+            center=plan.recipe.activations.center, seed=rotations.seed,
+        )  # fmt: skip
+    down = {name for block in roles.blocks for s in block.sites if s.kind is SiteKind.DOWN_INPUT for name in s.linears}
+    rotated = {name for name, scheme in plan.linears.items() if scheme.rotate}
+    for key, names in (("transforms.inputs", rotated - down), ("transforms.r4", rotated & down)):
+        if names:
+            yield (key,), partial(_rotate_online, model, names)
+    if plan.kv.rotate:
+        yield R3, lambda: None  # by the attention
+
+
+def _install_attention(model: nn.Module, roles: Roles, plan: Plan, *, rotate: bool = False) -> None:
+    """R3, with `rotate`, and the prefix, computed from the weights as they are now."""
+    modules = [model.get_submodule(b.attention.module) if b.attention else None for b in roles.blocks]
+    for module in modules:
+        if module is not None:
+            scheme = _exact(plan.kv, module, rotate)
+            module._buffers.pop("sink_key", None)
+            module._buffers.pop("sink_value", None)
+            install(module, scheme, None, None)
+    if not plan.prefix:
+        return
+    for module, (key, value) in zip(modules, prefix_states(model, roles, plan.prefix), strict=True):
+        assert module is not None
+        install(module, _exact(plan.kv, module, rotate), key, value)
+    install_positions(model)
+
+
+def _exact(scheme: KVScheme, module: nn.Module, rotate: bool) -> KVScheme:
+    """The scheme without its quantization, and without transforms that the module does not have yet."""
+    return KVScheme(rotate=rotate, balance=scheme.balance and hasattr(module, "key_transform"))
+
+
+def _rotate_online(model: nn.Module, names: Iterable[str]) -> None:
+    """R4 and its like: the rotation of the input stays online, its inverse goes into the weight."""
+    for name in names:
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        with torch.no_grad():
+            linear.weight.copy_(fast_hadamard(linear.weight.double()))
+        replace_module(model, name, QuantizedLinear.from_linear(linear, LinearScheme(None, None, rotate=True), None))

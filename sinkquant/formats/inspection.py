@@ -1,0 +1,160 @@
+"""What a checkpoint is, from its manifest, its config.json and its tensors' headers: no model is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sinkquant.formats.facts import Manifest
+from sinkquant.formats.manifest import AGAIN, CONFIG, verify
+from sinkquant.formats.runtimes import Runtime, runtimes
+from sinkquant.formats.stated import METHODS, stated_config
+from sinkquant.formats.stored import Stored, Weight, stored_tensors, stored_weights
+from sinkquant.models.json_file import understood
+from sinkquant.transforms import names
+
+QUANTIZED = ("I8", "I32")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What happens in a module: `weights` and `inputs` in words; `rotated`: its inputs are rotated online."""
+
+    weights: str
+    inputs: str = "float"
+    rotated: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """All modules of some kinds that share a scheme. Shares are of the whole model's, 0 … 1."""
+
+    kinds: tuple[str, ...]
+    modules: int
+    scheme: Scheme
+    bits: float  # stored for one weight, scales included
+    parameters: int
+    parameter_share: float
+    multiply_add_share: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything that `sinkquant inspect` tells. `quantized` and `floats` together hold every parameter."""
+
+    folder: str
+    model: str
+    recipe: str
+    target: str
+    bytes: int
+    bits: float  # stored for one parameter, over all parameters
+    prefix: tuple[int, ...]
+    prefix_tokens: tuple[str, ...]
+    fused: tuple[str, ...]
+    online: tuple[str, ...]
+    kv: Mapping[str, Any]
+    quantized: tuple[Part, ...]
+    floats: tuple[Part, ...]
+    runtimes: tuple[Runtime, ...]
+    notes: tuple[str, ...]
+    figures: Mapping[str, Any]
+    versions: Mapping[str, str]
+    verified: int  # files whose checksums agree
+
+
+def inspect_folder(folder: Path) -> Inspection:
+    """Raises SinkquantError where the folder is no checkpoint, or a file is missing or has changed."""
+    manifest = verify(folder)
+    config = stated_config(folder, manifest)
+    tensors = stored_tensors(folder)
+    with understood(folder / CONFIG, AGAIN):
+        return _inspection(folder, manifest, config, tensors)
+
+
+def _inspection(
+    folder: Path, manifest: Manifest, config: Mapping[str, Any], tensors: Mapping[str, Stored]
+) -> Inspection:
+    stored = config["quantization_config"]
+    weights = list(stored_weights(tensors, config))
+    schemes = dict(_schemes(stored))
+    integer = [weight for weight in weights if weight.dtype in QUANTIZED or schemes.get(weight.name, FLOAT) != FLOAT]
+    floats = [weight for weight in weights if weight not in integer]
+    recipe, report = manifest.recipe, manifest.report
+    kv = _kv(stored)
+    fused = manifest.rotations
+    rotated = sum(scheme.rotated for scheme in schemes.values())
+    online = names.online(rotate=kv.get("rotate", False), balance=kv.get("balance", False), linears=rotated)
+    prefix = tuple(manifest.prefix) if recipe.target == "sink-aware" else ()
+    choice = report.prefix if report is not None else None
+    tokens = tuple(choice.tokens) if choice is not None and tuple(choice.ids) == prefix else ()
+    return Inspection(
+        folder=str(folder), model=manifest.model, recipe=recipe.name, target=recipe.target,
+        bytes=sum((folder / name).stat().st_size for name in manifest.files),
+        bits=8 * sum(w.bytes for w in weights) / sum(w.parameters for w in weights),
+        prefix=prefix, prefix_tokens=tokens, fused=("not recorded",) if fused is None else tuple(names.fused(fused)),
+        online=tuple(online), kv=kv,
+        quantized=tuple(_parts(integer, schemes, weights)), floats=tuple(_parts(floats, schemes, weights)),
+        runtimes=runtimes(recipe.target, bool(prefix), kv), notes=tuple(manifest.notes),
+        figures=manifest.figures, versions=manifest.versions, verified=len(manifest.files),
+    )  # fmt: skip
+
+
+FLOAT = Scheme("float")
+
+
+def _schemes(stored: Mapping[str, Any]) -> Iterator[tuple[str, Scheme]]:
+    """Module names and schemes out of a `quantization_config` of either kind."""
+    if stored["quant_method"] == METHODS["sink-aware"]:
+        for group in stored["linears"]:
+            weight, inputs = group["scheme"]["weight"], group["scheme"]["activation"]
+            words = _words(weight["bits"], weight["group_size"]) if weight else "float"
+            given = f"{inputs['bits']} bits {inputs['mode']}" if inputs else "float"
+            given += ", outlier tokens in float" if inputs and inputs.get("route") else ""
+            for name in group["targets"]:
+                yield name, Scheme(words, given, group["scheme"]["rotate"])
+        for name in stored["embeddings"]:
+            yield name, Scheme(_words(8, None))
+        return
+    for group in stored["config_groups"].values():
+        weight, inputs = group["weights"], group.get("input_activations")
+        given = f"{inputs['num_bits']} bits {'dynamic' if inputs['dynamic'] else 'static'}" if inputs else "float"
+        for name in group["targets"]:  # `Linear` stands for every linear that is not ignored
+            yield name, Scheme(_words(weight["num_bits"], weight.get("group_size")), given)
+
+
+def _words(bits: int, group: int | None) -> str:
+    return f"{bits} bits" + (f" in groups of {group}" if group else "")
+
+
+def _parts(chosen: list[Weight], schemes: Mapping[str, Scheme], everything: list[Weight]) -> Iterator[Part]:
+    """Modules with equal schemes together, those in float by kind; in the order of their share."""
+    parameters, adds = sum(w.parameters for w in everything), sum(w.multiply_adds for w in everything)
+    groups: dict[tuple[Scheme, str], list[Weight]] = {}
+    for weight in chosen:
+        scheme = schemes.get(weight.name, schemes.get("Linear", FLOAT))
+        if weight.dtype not in QUANTIZED:
+            scheme = replace(schemes.get(weight.name, FLOAT), weights=weight.dtype.lower())
+        groups.setdefault((scheme, weight.kind if _plain(scheme) else ""), []).append(weight)
+    for (scheme, _), members in sorted(groups.items(), key=lambda item: -sum(w.parameters for w in item[1])):
+        count = sum(w.parameters for w in members)
+        yield Part(
+            kinds=tuple(dict.fromkeys(w.kind for w in members)),
+            modules=len(members),
+            scheme=scheme,
+            bits=8 * sum(w.bytes for w in members) / count,
+            parameters=count,
+            parameter_share=count / parameters,
+            multiply_add_share=sum(w.multiply_adds for w in members) / adds,
+        )
+
+
+def _plain(scheme: Scheme) -> bool:
+    return scheme.inputs == "float" and not scheme.rotated and "bits" not in scheme.weights
+
+
+def _kv(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The scheme of keys and values; the same in all blocks."""
+    groups = stored.get("attentions") or []
+    return {key: value for key, value in groups[0]["scheme"].items() if key != "shape"} if groups else {"bits": 16}

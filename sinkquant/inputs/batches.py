@@ -1,0 +1,109 @@
+"""What a model is fed: batches of named tensors, and which of their entries are real.
+
+Nothing here knows what a tensor means; tasks do. Sequences of unequal length are padded inside a batch, which `real`
+says; batches of one `Batches` may differ in length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+TOKENS_PER_CALL = 2048  # large enough for full matrix products, small enough for a feed-forward's activations
+UNKNOWN = 256  # entries of a sample whose tensors do not tell: the patches of an image
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """N samples: `tensors` by the model's argument names, each (N, …).
+
+    `real`: by the name of a tensor (N, T), True where its entry is no padding; one without has none. `labels`: what
+    the samples are scored against, (N, …). `texts`: the same in words, one a sample, where a task compares words.
+    """
+
+    tensors: Mapping[str, Tensor]
+    real: Mapping[str, Tensor] = field(default_factory=dict)
+    labels: Tensor | None = None
+    texts: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, rows: slice) -> Batch:
+        """Some of the samples."""
+        return Batch(
+            {name: tensor[rows] for name, tensor in self.tensors.items()},
+            {name: mask[rows] for name, mask in self.real.items()},
+            None if self.labels is None else self.labels[rows],
+            self.texts[rows],
+        )
+
+    @property
+    def length(self) -> int:
+        """Entries of a sample's longest sequence of ids, as a measure of what a call costs."""
+        return max((t.shape[1] for t in self.tensors.values() if t.dim() == 2), default=UNKNOWN)
+
+    def split(self, tokens: int = TOKENS_PER_CALL) -> Iterator[Batch]:
+        """Batches of at most `tokens` entries, one sample at least."""
+        rows = max(1, tokens // max(1, self.length))
+        for start in range(0, len(self), rows):
+            yield self[start : start + rows]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on `device`."""
+        return replace(
+            self,
+            tensors={name: tensor.to(device) for name, tensor in self.tensors.items()},
+            real={name: mask.to(device) for name, mask in self.real.items()},
+            labels=None if self.labels is None else self.labels.to(device),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Batches(Sequence[Batch]):
+    """Batches one after the other. `source` names where they come from; `said`: a clause about what was read."""
+
+    items: tuple[Batch, ...]
+    source: str = ""
+    said: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
+        return self.items[index]
+
+    @property
+    def samples(self) -> int:
+        """Samples in all batches."""
+        return sum(len(item) for item in self.items)
+
+    def split(self, tokens: int = TOKENS_PER_CALL) -> list[Batch]:
+        """Every batch in parts of at most `tokens` entries."""
+        return [part for item in self.items for part in item.split(tokens)]
+
+    def part(self, start: int, stop: int | None = None) -> Batches:
+        """Samples `start` to `stop`, whatever batches they are in."""
+        items, seen, end = [], 0, self.samples if stop is None else stop
+        for item in self.items:
+            rows = slice(max(0, start - seen), max(0, min(len(item), end - seen)))
+            if rows.start < rows.stop:
+                items.append(item[rows])
+            seen += len(item)
+        return replace(self, items=tuple(items))
+
+    @cached_property
+    def digest(self) -> str:
+        """'sha256:…' of every tensor's name, shape and content, and of what is real."""
+        content = sha256()
+        for item in self.items:
+            for kind in (item.tensors, item.real):
+                for name, tensor in sorted(kind.items()):
+                    content.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+                    content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return f"sha256:{content.hexdigest()}"
