@@ -1,6 +1,7 @@
-"""Checkpoints that version 0.1.0 wrote, from a tiny random Llama with a planted sink, load in every later version.
+"""Checkpoints that earlier versions wrote, from tiny random Llamas with a planted sink, load in every later version.
 
-`tests/fixtures/v0.1.0` holds one of each kind and the logits that it gave when it was written.
+A folder of `tests/fixtures` holds one of each kind and the logits that it gave when it was written: `v0.1.0` (w8a8 and
+w4a8kv4, manifest of format 1) and `manifest-2` (w4a16 with a budget and w4a4kv4, distilled, manifest of format 2).
 """
 
 from __future__ import annotations
