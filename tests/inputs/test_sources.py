@@ -74,7 +74,7 @@ def test_data_set_errors_are_one_sentence(tmp_path: Path, monkeypatch: pytest.Mo
         raise ConnectionError
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=unreachable))
-    with pytest.raises(SinkquantError, match=r"cannot be reached.*python-docs"):
+    with pytest.raises(SinkquantError, match=r"cannot be reached.*name a file or a folder"):
         read("datasets:wikitext")
 
 
