@@ -14,9 +14,9 @@ from sinkquant.arguments import checked
 from sinkquant.errors import UsageError
 from sinkquant.flow.detect import HELD_OUT, LENGTH, WINDOWS, detect_loaded
 from sinkquant.inputs.bos import bos_policy
-from sinkquant.inputs.fit import check_text, longest_text
 from sinkquant.inputs.text import load_calibration
 from sinkquant.models.finite import check_finite
+from sinkquant.models.fit import check_text, longest_text
 from sinkquant.models.load import load_model, load_tokenizer
 from sinkquant.models.source import resolve
 from sinkquant.models.trace import trace_roles

@@ -13,8 +13,8 @@ from sinkquant.evaluation.compare import Comparison, compare
 from sinkquant.evaluation.windows import text_windows
 from sinkquant.formats.manifest import read_manifest
 from sinkquant.inputs.bos import bos_policy
-from sinkquant.inputs.fit import check_text
 from sinkquant.inputs.sources import open_text
+from sinkquant.models.fit import check_text
 from sinkquant.models.load import load_model, load_tokenizer
 from sinkquant.models.source import resolve
 

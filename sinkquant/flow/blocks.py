@@ -38,7 +38,6 @@ def quantize_blocks(
     for index in range(start):
         restore_block(model, roles.blocks[index], plan, *store.block(index))
     if start:
-        walk.inputs = store.outputs()
         progress(start, len(roles.blocks))
 
     def visit(run: BlockRun) -> list[Tensor]:
@@ -47,7 +46,7 @@ def quantize_blocks(
         store.save(run.index, dict(run.module.state_dict()), schemes, outputs)
         return outputs
 
-    walk.run(visit, progress, start=start)
+    walk.run(visit, progress, start=start, inputs=store.outputs() if start else None)
 
 
 def install_kv(model: nn.Module, block: Block, plan: Plan) -> None:

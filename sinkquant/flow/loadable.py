@@ -63,7 +63,7 @@ def loadable(plan: Plan, model: Any, roles: Roles, shapes: Shapes, asked: frozen
 
 def _embedding(plan: Plan, model: nn.Module, roles: Roles, shapes: Shapes) -> Plan:
     """It keeps its precision where 8-bit rows cannot stand for it, or where no parameter would be left beside it."""
-    if plan.bits[roles.embedding] == 16:
+    if roles.embedding is None or plan.bits[roles.embedding] == 16:
         return plan
     gone = {name for name, bits in plan.bits.items() if bits < 16}
     if not QuantizedEmbedding.fits(model.get_submodule(roles.embedding)):

@@ -34,8 +34,8 @@ class Plan:
 
 def weight_shapes(model: nn.Module, roles: Roles) -> Shapes:
     """Of every linear of the blocks, the embedding and the head."""
-    names = [name for block in roles.blocks for name in block.linears] + [roles.embedding]
-    names += [roles.head] if roles.head is not None else []
+    names = [name for block in roles.blocks for name in block.linears]
+    names += [name for name in (roles.embedding, roles.head) if name is not None]
     return {name: tuple(model.get_submodule(name).weight.shape) for name in names}  # type: ignore[misc, union-attr, arg-type]
 
 
@@ -51,7 +51,8 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
     for block in roles.blocks:
         linears.update(_schemes(recipe, block, shapes, rotations, notes))
     bits = {name: scheme.weight.bits if scheme.weight else 16 for name, scheme in linears.items()}
-    bits[roles.embedding] = recipe.weights.embedding_bits
+    if roles.embedding is not None:
+        bits[roles.embedding] = recipe.weights.embedding_bits
     if roles.head is not None and (not roles.tied or rotations.stream or recipe.weights.head_bits < 16):
         bits[roles.head] = recipe.weights.head_bits
     cache = recipe.kv_cache

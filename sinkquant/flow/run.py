@@ -205,7 +205,7 @@ def _scored(bos: bool) -> slice:
 def _quantize_ends(model: Any, roles: Roles, plan: Plan) -> None:
     """Embedding and head to 8 bits, where the recipe says so."""
     settings = plan.recipe.weights
-    embedding_bits = plan.bits[roles.embedding]
+    embedding_bits = plan.bits[roles.embedding] if roles.embedding is not None else 16
     if settings.head_bits == 16 and embedding_bits == 16:
         return
     if getattr(model.config, "tie_word_embeddings", False):
@@ -216,6 +216,6 @@ def _quantize_ends(model: Any, roles: Roles, plan: Plan) -> None:
         assert scheme.weight is not None
         codes = round_to_nearest(head.weight, scheme.weight, search=True)
         replace_module(model, roles.head, QuantizedLinear.from_linear(head, scheme, codes))
-    if embedding_bits < 16:
+    if embedding_bits < 16 and roles.embedding is not None:
         made = QuantizedEmbedding.from_embedding(model.get_submodule(roles.embedding))
         replace_module(model, roles.embedding, made)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sinkquant.errors import UsageError
-from sinkquant.inputs.fit import check_ids, check_text, longest_text
 from sinkquant.inputs.text import TokenBatches, load_calibration
+from sinkquant.models.fit import check_ids, check_text, longest_text
 from sinkquant.models.roles import Roles
 from sinkquant.recipes.schema import Recipe
 from sinkquant.sinks.report import SinkReport

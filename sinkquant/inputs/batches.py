@@ -107,3 +107,10 @@ class Batches(Sequence[Batch]):
                     content.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
                     content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return f"sha256:{content.hexdigest()}"
+
+
+def token_batch(ids: Tensor, mask: Tensor | None = None) -> Batch:
+    """Token ids (N, T); `mask` (N, T) bool, True = real token (None: no padding)."""
+    if mask is None or bool(mask.all()):
+        return Batch({"input_ids": ids})
+    return Batch({"input_ids": ids, "attention_mask": mask.long()}, {"input_ids": mask.bool()})

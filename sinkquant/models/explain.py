@@ -47,7 +47,9 @@ def explain_block(model: nn.Module, trace: Trace, name: str, stream: Stream, sha
     sites = _sites(rounded, attention, reads, down)
     down = down if any(down == e.name for e in rounded) else None
     unexplained.extend(_left_float(model.get_submodule(name), {e.name.removeprefix(name + ".") for e in rounded}))
-    return Block(name, attention, reads, tuple(writers), sites, down, None, tuple(unexplained), stream)
+    return Block(
+        name, (attention,) if attention else (), reads, tuple(writers), sites, down, None, tuple(unexplained), stream
+    )
 
 
 def _left_float(block: nn.Module, rounded: Collection[str]) -> list[str]:

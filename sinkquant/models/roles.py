@@ -5,7 +5,8 @@ All names are module paths relative to the model, as in `model.get_submodule(nam
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from sinkquant.models.stream import Stream
@@ -39,10 +40,14 @@ class Norm:
 
 @dataclass(frozen=True)
 class Site:
-    """Linears that share one input tensor, hence one activation range and one Hessian; in order of execution."""
+    """Linears that share one input tensor, hence one activation range and one Hessian; in order of execution.
+
+    `stack`: the stack whose rows that input has, where it is not the block's own: keys and values of cross attention.
+    """
 
     kind: SiteKind
     linears: tuple[str, ...]
+    stack: str | None = None
 
     @property
     def label(self) -> str:
@@ -58,11 +63,19 @@ class Writer:
     norm: Norm | None = None
 
 
+class AttentionKind(StrEnum):
+    """Where keys and values come from: the queries' own stack, or another one."""
+
+    SELF = "self"
+    CROSS = "cross"
+
+
 @dataclass(frozen=True)
 class Attention:
-    """The attention of one block. `query`, `key`, `value`, `output` are linears; None where the trace found none.
+    """One attention of a block. `query`, `key`, `value`, `output` are linears; None where the trace found none.
 
     `plain`: nothing but the attention stands between `value` and `output`, so that values can change their basis.
+    `causal`: a query sees no key behind its own position.
     """
 
     module: str
@@ -78,14 +91,16 @@ class Attention:
     window: int | None = None
     value_dim: int = 0
     plain: bool = False
+    kind: AttentionKind = AttentionKind.SELF
+    causal: bool = True
 
 
 @dataclass(frozen=True)
 class Block:
-    """One block of a stack."""
+    """One block of a stack; `attentions` in order of execution."""
 
     name: str
-    attention: Attention | None
+    attentions: tuple[Attention, ...]
     reads: tuple[tuple[Norm, tuple[str, ...]], ...]  # norm on the stream -> linears, its only readers
     writers: tuple[Writer, ...]
     sites: tuple[Site, ...]
@@ -93,6 +108,11 @@ class Block:
     up: str | None = None  # the linear whose output is a factor of the down projection's input
     unexplained: tuple[str, ...] = ()
     stream: Stream = field(default_factory=Stream)
+
+    @property
+    def attention(self) -> Attention | None:
+        """The self attention, if there is one."""
+        return next((a for a in self.attentions if a.kind is AttentionKind.SELF), None)
 
     @property
     def linears(self) -> tuple[str, ...]:
@@ -106,28 +126,87 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Roles:
-    """A text decoder: embedding, blocks, final norm, head.
+class Stack:
+    """A run of blocks on one residual stream: a text decoder, an encoder, a vision tower.
 
-    `attends`: its attention goes through our function, which needs transformers' attention interface and arguments
-    that we know. `rotates`: everything that reads or writes the stream is known, so that R1 is exact.
-    `own_linears`: linears are of the architecture's own class, where stock loaders put no packed weights.
+    `name`: path of the list that holds the blocks. `embeddings`: modules and parameters that write the stream in front
+    of the first block, as far as found. `causal`: no row sees a later one. `rows`: the model's argument whose entries
+    the stream's rows are ("input_ids", "decoder_input_ids"); None: rows of its own, such as image patches, all real.
+    `reads`: names of the stacks whose output the blocks take beside the stream. `gives`: names of the blocks whose
+    output something behind the stack reads, which need not be the last block. `rotates`: everything that reads or
+    writes the stream is known, so that R1 is exact.
     """
 
-    list_name: str
+    name: str
     width: int
     blocks: tuple[Block, ...]
-    embedding: str
-    final_norm: Norm | None
-    head: str | None
-    tied: bool
-    rope: str  # "default", "llama3", "dynamic", ..., "none"
-    unexplained: tuple[str, ...] = field(default=())
-    attends: bool = True
+    embeddings: tuple[str, ...] = ()
+    final_norm: Norm | None = None
+    causal: bool = True
+    rows: str | None = "input_ids"
+    reads: tuple[str, ...] = ()
+    gives: tuple[str, ...] = ()
     rotates: bool = False
-    own_linears: bool = False
 
     @property
     def sandwiched(self) -> bool:
         """True if any block has sandwich norms: the stream then cannot be rotated by fusing."""
         return any(block.sandwiched for block in self.blocks)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """A model: its stacks in order of execution, token embedding, head. What is said of *the* width, list, final norm
+    and rotation is true of the last stack, which the head reads.
+
+    `attends`: its attention goes through our function, which needs transformers' attention interface and arguments
+    that we know. `own_linears`: linears are of the architecture's own class, where stock loaders put no packed weights.
+    """
+
+    stacks: tuple[Stack, ...]
+    embedding: str | None
+    head: str | None
+    tied: bool
+    rope: str  # "default", "llama3", "dynamic", ..., "none"
+    unexplained: tuple[str, ...] = field(default=())
+    attends: bool = True
+    own_linears: bool = False
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """All blocks of all stacks, in order of execution."""
+        return tuple(block for stack in self.stacks for block in stack.blocks)
+
+    @property
+    def list_name(self) -> str:
+        """The path of the last stack."""
+        return self.stacks[-1].name
+
+    @property
+    def width(self) -> int:
+        """Channels of the last stack's stream."""
+        return self.stacks[-1].width
+
+    @property
+    def final_norm(self) -> Norm | None:
+        """The norm behind the last stack."""
+        return self.stacks[-1].final_norm
+
+    @property
+    def rotates(self) -> bool:
+        """Whether R1 is exact on the last stack."""
+        return self.stacks[-1].rotates
+
+    @property
+    def sandwiched(self) -> bool:
+        """True if any block of the last stack has sandwich norms."""
+        return self.stacks[-1].sandwiched
+
+    def stack_of(self, block: Block) -> Stack:
+        """The stack that holds `block`."""
+        return next(stack for stack in self.stacks if any(one.name == block.name for one in stack.blocks))
+
+    def each_block(self, change: Callable[[Block], Block]) -> Roles:
+        """The same with every block changed."""
+        stacks = (replace(stack, blocks=tuple(map(change, stack.blocks))) for stack in self.stacks)
+        return replace(self, stacks=tuple(stacks))

@@ -17,7 +17,7 @@ from sinkquant.errors import SinkquantError
 from sinkquant.models.explain import explain_block
 from sinkquant.models.norm import norm_kind
 from sinkquant.models.record import TOKENS, Trace, collinear, is_plain, record, run_tokens
-from sinkquant.models.roles import Norm, Roles
+from sinkquant.models.roles import Norm, Roles, Stack
 from sinkquant.models.stream import Stream, carried, is_by_token, link
 from sinkquant.models.verify import rotates, verify_blocks
 
@@ -53,12 +53,16 @@ def trace_roles(model: nn.Module) -> Roles:
         unexplained.append("no norm was found between the last block and the head")
     unexplained.extend(_beside(model, list_name, {embedding, head, final.name if final else None}))
     tied = head_module is not None and head_module.weight is model.get_input_embeddings().weight  # type: ignore
-    roles = Roles(
-        list_name=list_name,
+    stack = Stack(
+        list_name,
         width=first.shape[-1],
         blocks=blocks,
-        embedding=embedding,
+        embeddings=(embedding,),
         final_norm=Norm(final.name, norm_kind(final.module)) if final else None,  # type: ignore[arg-type]
+    )
+    roles = Roles(
+        stacks=(stack,),
+        embedding=embedding,
         head=head,
         tied=tied,
         rope=_rope(model),
@@ -66,7 +70,7 @@ def trace_roles(model: nn.Module) -> Roles:
         own_linears=any(not is_plain(model.get_submodule(name)) for block in blocks for name in block.linears),
         attends=trace.own and any(block.attention is not None for block in blocks),
     )
-    return replace(roles, rotates=rotates(model, trace, roles))
+    return replace(roles, stacks=(replace(stack, rotates=rotates(model, trace, roles)),))
 
 
 def _trace(model: nn.Module) -> Trace:

@@ -64,7 +64,7 @@ def _plain_values(replay: Replay, blocks: Blocks) -> Blocks:
     for block in blocks:
         attention = block.attention
         if attention is not None and block.name in plain:
-            block = replace(block, attention=replace(attention, plain=True))
+            block = replace(block, attentions=(replace(attention, plain=True),))
         elif block.name in changes:
             note = "something stands between attention and output projection, so that values keep their basis"
             block = replace(block, unexplained=(*block.unexplained, note))
@@ -89,7 +89,7 @@ def _tell_queries(replay: Replay, blocks: Blocks) -> Blocks:
                     attention, query=attention.key, key=attention.query,
                     query_norm=attention.key_norm, key_norm=attention.query_norm,
                 )  # fmt: skip
-            block = replace(block, attention=attention)
+            block = replace(block, attentions=(attention,))
         made.append(block)
     return tuple(made)
 
@@ -131,6 +131,7 @@ def rotates(model: nn.Module, trace: Trace, roles: Roles) -> bool:
     complete = roles.final_norm is not None and roles.head is not None and not roles.sandwiched
     if not complete or any(norm.kind is NormKind.LAYER for norm, _ in norms):
         return False
+    assert roles.embedding is not None
     turn, back = _reflection(trace.of(roles.embedding).output)
     inputs: dict[str, Change] = {}
     for norm, readers in norms:

@@ -36,8 +36,10 @@ def rotate_outputs(linear: nn.Module, rotation: Rotation) -> None:
 
 def rotate_stream(model: nn.Module, roles: Roles, rotation: Rotation) -> None:
     """R1. Norms must be folded and the head untied."""
-    rotate_inputs(model.get_submodule(roles.embedding), rotation)
-    for block in roles.blocks:
+    stack = roles.stacks[-1]
+    for name in stack.embeddings:
+        rotate_inputs(model.get_submodule(name), rotation)
+    for block in stack.blocks:
         for _, readers in block.reads:
             for name in readers:
                 rotate_inputs(model.get_submodule(name), rotation)

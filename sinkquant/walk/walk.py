@@ -1,92 +1,54 @@
-"""The only loop over blocks: one block and its inputs at a time.
+"""The only loop over blocks: stack after stack, one block and its inputs at a time.
 
-The model's own forward prepares masks, positions and embeddings; while its blocks are replaced by recorders it costs
-almost nothing and tells how each block is called. The walk then runs block after block on stored inputs, so that the
-peak memory is one block and its activations.
+Blocks run on stored inputs, so that the peak memory is one block and its activations. How the blocks of a stack are
+called is recorded when the stacks before it are finished: a decoder gets what its encoder gives by then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sinkquant.inputs.batches import TOKENS_PER_CALL, Batch, token_batch
 from sinkquant.models.attention import own_attention
-from sinkquant.models.roles import Block, Roles
-from sinkquant.models.stream import Arguments, Stream
-
-TOKENS_PER_BATCH = 2048  # large enough for full matrix products, small enough for the feed-forward's activations
-
-
-class _Recorder(nn.Module):
-    """Stands in for a block: passes the stream on and keeps the other arguments."""
-
-    def __init__(self, block: nn.Module, stream: Stream) -> None:
-        super().__init__()
-        self.__dict__["block"] = block  # not registered: the block must not be seen as a part of the recorder
-        self.stream, self.first, self.last = stream, False, False
-        self.calls: list[Arguments] = []
-        self.inputs: list[Tensor] = []
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.__dict__["block"], name)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        hidden = self.stream.taken((args, kwargs))
-        self.calls.append(self.stream.call((args, kwargs), None))
-        if self.first:
-            self.inputs.append(hidden)
-        if self.last:
-            raise StopForward  # what comes behind the blocks is not needed
-        return self.stream.output(hidden)
-
-
-class StopForward(Exception):
-    """Raised once there is what is wanted, so that the rest of a model or of a block is not computed."""
-
-
-@contextmanager
-def _recorders(model: nn.Module, roles: Roles) -> Iterator[list[_Recorder]]:
-    blocks = model.get_submodule(roles.list_name)
-    assert isinstance(blocks, nn.ModuleList)
-    originals = list(blocks)
-    streams = [block.stream for block in roles.blocks]
-    recorders = [_Recorder(block, stream) for block, stream in zip(originals, streams, strict=True)]
-    recorders[0].first = recorders[-1].last = True
-    try:
-        for index, recorder in enumerate(recorders):
-            blocks[index] = recorder
-        yield recorders
-    finally:
-        for index, block in enumerate(originals):
-            blocks[index] = block
+from sinkquant.models.roles import Block, Roles, Stack
+from sinkquant.models.stream import Arguments
+from sinkquant.models.stubs import StopForward
+from sinkquant.walk.record import record_stack
 
 
 @dataclass
 class BlockRun:
     """One block during a walk: its module, its roles, and how it is called for every batch."""
 
-    index: int
+    index: int  # among the blocks of all stacks
     roles: Block
     module: nn.Module
     arguments: list[Arguments]  # without the stream
-    inputs: list[Tensor]  # one (B, T, D) a batch
-    masks: list[Tensor]  # one (B, T) bool a batch, True = real token
+    inputs: list[Tensor]  # one (B, R, D) a batch
+    stack: Stack
+    real: Mapping[str, list[Tensor]]  # by the name of a stack that is under way or finished: its `masks`
+
+    @property
+    def masks(self) -> list[Tensor]:
+        """One (B, R) bool a batch, True = a real row of the block's stack."""
+        return self.real[self.stack.name]
+
+    def masks_of(self, linear: str) -> list[Tensor]:
+        """The masks of the input rows of one of the block's linears."""
+        site = next((site for site in self.roles.sites if linear in site.linears), None)
+        return self.real[self.stack.name if site is None or site.stack is None else site.stack]
 
     def forward(self, batch: int, inputs: list[Tensor] | None = None) -> Tensor:
-        """The block's output (B, T, D) for one batch; other inputs than the stored ones may be given."""
+        """The block's output (B, R, D) for one batch; other inputs than the stored ones may be given."""
         with torch.no_grad():
             return self.call(batch, (self.inputs if inputs is None else inputs)[batch])
 
     def call(self, batch: int, hidden: Tensor) -> Tensor:
-        """The block's output for other inputs (B, T, D) in the place of one batch's; gradients pass."""
+        """The block's output for other inputs (B, R, D) in the place of one batch's; gradients pass."""
         args, kwargs = self.roles.stream.call(self.arguments[batch], hidden)
         return self.roles.stream.given(self.module(*args, **kwargs))
 
@@ -100,52 +62,85 @@ Progress = Callable[[int, int], None]
 
 
 class Walk:
-    """Token batches on their way through a model, block by block."""
+    """Batches on their way through a model, block by block."""
 
     def __init__(
         self,
         model: nn.Module,
         roles: Roles,
-        ids: Tensor,
+        batches: Sequence[Batch] | Tensor,
         mask: Tensor | None = None,
-        tokens: int = TOKENS_PER_BATCH,
+        tokens: int = TOKENS_PER_CALL,
     ) -> None:
-        """`ids` (N, T) int64; `mask` (N, T) bool, True = real token (None: no padding); `tokens` a batch, at most."""
+        """`batches`, which are cut to at most `tokens` entries; or token ids (N, T) int64 with their `mask` (N, T)
+        bool, True = real token (None: no padding)."""
         self.model, self.roles = model, roles
-        rows = max(1, tokens // ids.shape[1])
-        self.ids = list(ids.split(rows))
-        padded = mask is not None and not bool(mask.all())
-        self.masks = (
-            [torch.ones_like(i, dtype=torch.bool) for i in self.ids] if mask is None else list(mask.split(rows))
-        )
-        with _recorders(model, roles) as recorders, own_attention(model, roles.attends), torch.no_grad():
-            for batch, real in zip(self.ids, self.masks, strict=True):
-                arguments = {"attention_mask": real.long()} if padded else {}
-                with suppress(StopForward):
-                    model(input_ids=batch, use_cache=False, **arguments)
-        self.inputs = recorders[0].inputs
-        self._arguments = [recorder.calls for recorder in recorders]
+        items = [token_batch(batches, mask)] if isinstance(batches, Tensor) else batches
+        self.batches = [part for item in items for part in item.split(tokens)]
+        self.inputs: list[Tensor] = []
+        self._arguments: dict[str, list[Arguments]] = {}
+        self._real: dict[str, list[Tensor]] = {}
+        self._finished: dict[str, list[Tensor]] = {}
+        with own_attention(model, roles.attends):
+            self._begin(roles.stacks[0])
 
     def arguments(self, index: int) -> list[Arguments]:
-        """How block `index` is called, for every batch, without the stream."""
-        return self._arguments[index]
+        """How block `index`, of a stack under way or finished, is called, for every batch, without the stream."""
+        return self._arguments[self.roles.blocks[index].name]
 
     @property
     def shares(self) -> bool:
         """Whether blocks hand things on beside the stream, in something that they are all given empty."""
-        first = [args + tuple(kwargs.values()) for args, kwargs in self._arguments[0]]
+        first = [args + tuple(kwargs.values()) for args, kwargs in self.arguments(0)]
         return any(isinstance(x, dict | list) and not x for values in first for x in values)
 
-    def run(self, visit: Visitor, progress: Progress | None = None, start: int = 0) -> list[Tensor]:
-        """Hand every block from `start` on to `visit`, whose result is the next block's input. Returns the last."""
+    def run(
+        self, visit: Visitor, progress: Progress | None = None, start: int = 0, inputs: list[Tensor] | None = None
+    ) -> list[Tensor]:
+        """Hand every block from `start` on to `visit`, whose result is the next block's input. Returns the last.
+
+        `inputs`: what block `start` takes, where that is stored. Blocks in front of it that later stacks need run as
+        they are.
+        """
+        index, total = 0, len(self.roles.blocks)
         with own_attention(self.model, self.roles.attends):
-            for index in range(start, len(self.roles.blocks)):
-                roles = self.roles.blocks[index]
-                module = self.model.get_submodule(roles.name)
-                self.inputs = visit(BlockRun(index, roles, module, self._arguments[index], self.inputs, self.masks))
-                if progress is not None:
-                    progress(index + 1, len(self.roles.blocks))
+            for stack in self.roles.stacks:
+                if index > 0:
+                    self._begin(stack)
+                before = stack.blocks[: max(0, start - index)]
+                again = stack is not self.roles.stacks[-1] and any(block.name in stack.gives for block in before)
+                for block in stack.blocks:
+                    if index == start and inputs is not None and block is not stack.blocks[0]:
+                        self.inputs = inputs
+                    if index >= start or again:
+                        self._step(run_block if index < start else visit, index, block, stack)
+                    if index >= start and progress is not None:
+                        progress(index + 1, total)
+                    index += 1
         return self.inputs
+
+    def _step(self, visit: Visitor, index: int, block: Block, stack: Stack) -> None:
+        module = self.model.get_submodule(block.name)
+        self.inputs = visit(BlockRun(index, block, module, self._arguments[block.name], self.inputs, stack, self._real))
+        if block.name in stack.gives:
+            self._finished[block.name] = self.inputs
+
+    def _begin(self, stack: Stack) -> None:
+        """Record how the blocks of `stack` are called."""
+        recording = record_stack(self.model, self.roles, stack, self.batches, self._finished)
+        self.inputs = recording.inputs
+        self._arguments |= recording.arguments
+        pairs = zip(recording.inputs, self.batches, strict=True)
+        self._real[stack.name] = [real_mask(hidden, batch, stack) for hidden, batch in pairs]
+
+
+def real_mask(hidden: Tensor, batch: Batch, stack: Stack) -> Tensor:
+    """Which rows of a stream are real, (B, R) bool: all of them, unless they are entries of a padded argument."""
+    if stack.rows is None:
+        shape = hidden.shape[:-1] if hidden.dim() < 3 else hidden.shape[:2]
+        return torch.ones(shape if len(shape) == 2 else (1, *shape), dtype=torch.bool, device=hidden.device)
+    real = batch.real.get(stack.rows)
+    return torch.ones_like(batch.tensors[stack.rows], dtype=torch.bool) if real is None else real.bool()
 
 
 def run_block(run: BlockRun) -> list[Tensor]:
@@ -154,18 +149,19 @@ def run_block(run: BlockRun) -> list[Tensor]:
 
 
 def real_rows(rows: Tensor, mask: Tensor) -> Tensor:
-    """`mask` (B, T) for input rows (n, width) of a linear, (n,); all True where they are not the text's tokens."""
+    """`mask` (B, R) for input rows (n, width) of a linear, (n,); all True where they are not the stack's rows."""
     return mask.reshape(-1) if len(rows) == mask.numel() else mask.new_ones(len(rows))
 
 
 def capture_inputs(run: BlockRun, linear: str, keep: Callable[[Tensor, Tensor], None]) -> None:
-    """Run the block up to `linear` for every batch and hand its input rows (tokens, width) and their mask over."""
+    """Run the block up to `linear` for every batch and hand its input rows (rows, width) and their mask over."""
     module = run.module.get_submodule(linear.removeprefix(run.roles.name + "."))
+    masks = run.masks_of(linear)
     for batch in run.batches():
 
         def hook(_: nn.Module, args: tuple[Tensor, ...], batch: int = batch) -> None:
             rows = args[0].reshape(-1, args[0].shape[-1])
-            keep(rows, real_rows(rows, run.masks[batch]))
+            keep(rows, real_rows(rows, masks[batch]))
             raise StopForward
 
         handle = module.register_forward_pre_hook(hook)
@@ -178,14 +174,16 @@ def capture_inputs(run: BlockRun, linear: str, keep: Callable[[Tensor, Tensor], 
 
 
 def run_and_show(run: BlockRun, show: Callable[[str, Tensor, Tensor], None]) -> list[Tensor]:
-    """The block's outputs; on the way every site's input rows (tokens, width) and their mask are shown, batch by
+    """The block's outputs; on the way every site's input rows (rows, width) and their mask are shown, batch by
     batch, under the name of the site's first linear."""
     now = 0
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        masks = run.masks_of(name)
+
         def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             rows = args[0].reshape(-1, args[0].shape[-1])
-            show(name, rows, real_rows(rows, run.masks[now]))
+            show(name, rows, real_rows(rows, masks[now]))
 
         return keep
 

@@ -69,9 +69,7 @@ def test_weights_that_are_zero_keep_the_model_exact(
 
 def wrong_blocks(**changes: Callable[[object], object]) -> Callable[[Roles], Roles]:
     """Roles that say something untrue of every block."""
-    return lambda roles: replace(
-        roles, blocks=tuple(replace(b, **{k: make(b) for k, make in changes.items()}) for b in roles.blocks)
-    )
+    return lambda roles: roles.each_block(lambda b: replace(b, **{k: make(b) for k, make in changes.items()}))
 
 
 WRONG = {
@@ -79,7 +77,7 @@ WRONG = {
     "fold": (wrong_blocks(reads=lambda b: tuple((norm, names[:1]) for norm, names in b.reads)), "fold_norms"),
     "r1": (wrong_blocks(writers=lambda b: b.writers[:1]), "r1"),
     "r2": (
-        wrong_blocks(attention=lambda b: replace(b.attention, value=b.attention.value.replace("v_proj", "k_proj"))),
+        wrong_blocks(attentions=lambda b: (replace(b.attention, value=b.attention.value.replace("v_proj", "k_proj")),)),
         "r2",
     ),
     "smooth": (wrong_blocks(up=lambda b: b.up.replace("up_proj", "gate_proj")), "smooth"),

@@ -71,7 +71,7 @@ def test_the_estimate_grows_with_the_text(tiny_llama: LlamaForCausalLM) -> None:
 
 def test_a_recipe_of_keys_and_values_alone_needs_an_attention_that_can_be_seen(tiny_llama: LlamaForCausalLM) -> None:
     roles = trace_roles(tiny_llama)
-    blind = replace(roles, attends=False, blocks=tuple(replace(block, attention=None) for block in roles.blocks))
+    blind = replace(roles, attends=False).each_block(lambda block: replace(block, attentions=()))
     shapes = weight_shapes(tiny_llama, roles)
     with pytest.raises(UsageError, match="nothing would be quantized: the attention of this architecture"):
         make_plan(load_recipe("kv4", ()), (), blind, shapes, None)
@@ -83,6 +83,6 @@ def test_a_recipe_of_keys_and_values_alone_needs_an_attention_that_can_be_seen(t
 
 def test_what_is_said_of_many_blocks_is_said_once(tiny_llama: LlamaForCausalLM) -> None:
     roles = trace_roles(tiny_llama)
-    said = replace(roles, blocks=tuple(replace(block, unexplained=("b",) * 2) for block in roles.blocks))
+    said = roles.each_block(lambda block: replace(block, unexplained=("b",) * 2))
     made = make_plan(load_recipe("w8a8", ()), (), said, weight_shapes(tiny_llama, roles), None)
     assert [note for note in made.notes if note.endswith(": b")] == ["every block: b"]
