@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sinkquant.errors import UsageError
+from sinkquant.formats.format import FORMATS
 from sinkquant.models.roles import Block, Roles, SiteKind
 from sinkquant.quantization.scheme import ActivationScheme, KVScheme, LinearScheme, WeightScheme
 from sinkquant.recipes.schema import Recipe
@@ -70,11 +71,6 @@ def refuse_plan(recipe: Recipe, roles: Roles) -> None:
     """Raise UsageError where nothing of what the recipe asks for is possible in this model."""
     if not any(block.linears for block in roles.blocks):
         raise UsageError("no linear layers were found inside the blocks: this architecture is not supported yet.")
-    if recipe.target == "portable" and roles.own_linears:
-        raise UsageError(
-            "linears of this architecture have a class of their own (as GPT-2's Conv1D), where stock loaders put no "
-            "packed weights: use a sink-aware recipe, such as --recipe w8a8-static or w4a8kv4."
-        )
     if recipe.weights.bits < 16 or recipe.activations.bits < 16:
         return
     if recipe.kv_cache.bits < 16 and not any(block.attention is not None for block in roles.blocks):
@@ -113,7 +109,7 @@ def _blocks(indices: list[int], total: int) -> str:
 
 def raised(plan: Plan, names: Collection[str], shapes: Shapes, note: str) -> Plan:
     """The plan with the weights of the linears `names` at 8 bits, all else as it was, and one more note."""
-    words = plan.recipe.target == "portable"  # int8 weights are for int8 inputs there
+    words = not FORMATS[plan.recipe.target].ours  # for others int8 weights are for int8 inputs
     linears = dict(plan.linears)
     for name in names:
         weight = linears[name].weight
@@ -143,7 +139,7 @@ def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Rotations:
         stream = False
         notes.append("R1 is left out: not everything that reads or writes the stream could be explained")
     smooth, inputs = wanted.smooth, wanted.inputs
-    if wanted.r1 and not stream and recipe.target == "sink-aware":
+    if wanted.r1 and not stream and FORMATS[recipe.target].ours:
         smooth, inputs = True, True
         notes.append("smoothing and online rotations of the inputs take R1's place")
     fold = wanted.fold_norms

@@ -21,7 +21,7 @@ from sinkquant.flow.budget import spend_budget
 from sinkquant.flow.detect import detect_loaded
 from sinkquant.flow.estimate import estimate
 from sinkquant.flow.export import export
-from sinkquant.flow.loadable import asked_by_stock, loadable
+from sinkquant.flow.loadable import loadable, refuse_unloadable
 from sinkquant.flow.nonsense import reference, refuse_loss, refuse_strange
 from sinkquant.flow.plan import Plan, make_plan, refuse_plan, weight_shapes
 from sinkquant.flow.reloaded import check_reloaded, expected_logits
@@ -32,6 +32,7 @@ from sinkquant.flow.transform import check_batch, no_prefix, padded_logits, tran
 from sinkquant.flow.tune import pieces, targets, tune
 from sinkquant.formats.finished import Unfinished
 from sinkquant.formats.folder import check_space
+from sinkquant.formats.format import FORMATS
 from sinkquant.formats.load import read
 from sinkquant.formats.manifest import amend_manifest
 from sinkquant.inputs.bos import bos_policy
@@ -83,7 +84,7 @@ def run(
         roles = trace_roles(network)
         if revise is None:
             refuse_plan(chosen, roles)
-            asked = asked_by_stock(chosen, network, roles)
+            refuse_unloadable(chosen, network, roles)
         bos = bos_policy(chosen.calibration.bos, tokenizer)
         texts = read_texts(chosen, calibration, tokenizer, network, roles, bos)
         text, held_out = texts.calibration, texts.held_out
@@ -97,11 +98,11 @@ def run(
     why: list[str] = []
     if revise is not None:
         chosen, *why = revise(report)
-        asked = asked_by_stock(chosen, network, roles)
+        refuse_unloadable(chosen, network, roles)
     prefix = prefix_of(chosen, report)
     shapes = weight_shapes(network, roles)
     plan = make_plan(chosen, prefix, roles, shapes, no_prefix(network, roles, prefix, text))
-    plan = loadable(plan, network, roles, shapes, asked)
+    plan = loadable(plan, network, roles, shapes)
     plan = replace(plan, notes=(*why, *texts.notes, *_links(source), *plan.notes))
     if options.planned is not None:
         options.planned(plan, estimate(plan, shapes, text.numel()))
@@ -154,13 +155,13 @@ def run(
     target.mkdir()
     with stages("export"):
         export(network, roles, plan, source, target, facts, figures)
-    ours = chosen.target == "sink-aware"
+    ours = FORMATS[chosen.target].ours
     with stages("prove"):
         rows, mask = check_batch(ids, 0)
         expected = expected_logits(network, rows, mask, None if ours else attention)
         del network
         gc.collect()
-        reloaded = read(target, dtype=torch.float32, trust_remote_code=source.trusted)
+        reloaded = read(target, execution="stock", trust_remote_code=source.trusted)
         if chosen.proof.worst is not None:
             refuse_strange(reloaded, before)
         check_reloaded(padded_logits(reloaded, rows, mask), expected, ours=ours)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sinkquant.errors import SinkquantError
 from sinkquant.flow.plan import Plan
+from sinkquant.formats.format import FORMATS
 from sinkquant.models.roles import Site
 from sinkquant.quantization.activations import dynamic_clip, static_range, token_ranges
 from sinkquant.quantization.grid import fake_quantize
@@ -114,7 +115,7 @@ class SiteWork:
         activation, recipe = self.scheme.activation, self.plan.recipe
         if activation is None:
             return False
-        clipped = recipe.target == "sink-aware" and recipe.activations.clip == "mse"
+        clipped = FORMATS[recipe.target].ours and recipe.activations.clip == "mse"
         return activation.mode == "static" or (clipped and activation.bits < 8)
 
     def ranges(self, sample: Tensor | None, offset: Tensor | None) -> tuple[ActivationScheme | None, Range | None]:

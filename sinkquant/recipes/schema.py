@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ..errors import unknown
+from ..formats.format import FORMATS
 from ..rounding.method import METHODS
 from .validate import check
 
@@ -26,6 +27,12 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 def _known_method(name: str) -> str:
     if name not in METHODS:
         raise unknown("weights.method", name, METHODS)
+    return name
+
+
+def _known_format(name: str) -> str:
+    if name not in FORMATS:
+        raise unknown("target", name, FORMATS)
     return name
 
 
@@ -188,8 +195,9 @@ class Recipe(Section):
 
     name: str = Field(min_length=1, description="Name of the recipe.")
     description: str = Field(min_length=1, description="One line on what the recipe is for.")
-    target: Literal["portable", "sink-aware"] = Field(
-        description="portable loads in stock transformers, vLLM and SGLang; sink-aware needs sinkquant and can do more."
+    target: Annotated[str, AfterValidator(_known_format)] = Field(
+        description="The format: portable loads in stock transformers, vLLM and SGLang; sink-aware needs sinkquant and "
+        "can do more; or a registered one."
     )
     effort: Literal["fast", "default", "best"] = Field(
         default="default",
