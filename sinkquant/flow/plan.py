@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sinkquant.errors import UsageError
+from sinkquant.flow.spikes import MOST
 from sinkquant.formats.format import FORMATS
 from sinkquant.models.roles import Block, Roles, SiteKind
 from sinkquant.quantization.scheme import ActivationScheme, KVScheme, LinearScheme, WeightScheme
@@ -56,6 +57,10 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
         bits[roles.embedding] = recipe.weights.embedding_bits
     if roles.head is not None and (not roles.tied or rotations.stream or recipe.weights.head_bits < 16):
         bits[roles.head] = recipe.weights.head_bits
+    if any(scheme.spikes for scheme in linears.values()):
+        asked = recipe.activations.spikes
+        number = f"up to {MOST} channels of each input" if asked == "auto" else f"{asked} channels of each input"
+        notes.append(f"spike units: {number} are multiplied in float" + (", where it pays" if asked == "auto" else ""))
     cache = recipe.kv_cache
     kept = sum(block.attention is not None for block in roles.blocks)
     if cache.bits < 16 and not kept:
@@ -171,7 +176,8 @@ def _schemes(
                 route = inputs.route if inputs.mode == "static" else None
                 activation = ActivationScheme(inputs.bits, inputs.mode, inputs.symmetric, route=route)
             rotate = _rotated_online(rotations, site.kind)
-            schemes[name] = LinearScheme(weight, activation, rotate, inputs.center)
+            spikes = 0 if activation is None else min(width - 1, MOST if inputs.spikes == "auto" else inputs.spikes)
+            schemes[name] = LinearScheme(weight, activation, rotate, inputs.center, spikes)
     return schemes
 
 
@@ -221,4 +227,5 @@ def _bytes(bits: int, shape: tuple[int, int], scheme: LinearScheme | None) -> in
     groups = 1
     if scheme is not None and scheme.weight is not None and scheme.weight.group_size:
         groups = width // scheme.weight.group_size
-    return out * width * bits // 8 + (4 * out * groups if bits < 16 else 0)
+    spikes = 0 if scheme is None else scheme.spikes
+    return out * width * bits // 8 + (4 * out * groups if bits < 16 else 0) + spikes * (2 * out + 4)

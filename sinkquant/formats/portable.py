@@ -27,6 +27,7 @@ NEEDS: Mapping[str, object] = {
     "transforms.inputs": False,
     "activations.center": False,
     "activations.route": None,
+    "activations.spikes": 0,
     "weights.symmetric": True,  # loaders expect packed zero points in another shape than the format's own
     "weights.head_bits": 16,
     "weights.embedding_bits": 16,

@@ -78,6 +78,8 @@ class SinkAware(Format):
             words = in_words(weight["bits"], weight["group_size"]) if weight else "float"
             given = f"{inputs['bits']} bits {inputs['mode']}" if inputs else "float"
             given += ", outlier tokens in float" if inputs and inputs.get("route") else ""
+            spikes = group["scheme"].get("spikes", 0)
+            given += f", {spikes} spike unit{'s' if spikes > 1 else ''} in float" if spikes else ""
             found |= dict.fromkeys(group["targets"], Scheme(words, given, group["scheme"]["rotate"]))
         return found | dict.fromkeys(quantization["embeddings"], Scheme(in_words(8, None)))
 

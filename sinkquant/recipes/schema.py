@@ -118,6 +118,10 @@ class Activations(Section):
         default=False,
         description="Take every channel's mean out before rounding; its share of the output becomes part of the bias.",
     )
+    spikes: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = Field(
+        default=0,
+        description="Spike units: channels, the largest of each input, that are multiplied in float; auto: where it pays.",
+    )
 
 
 class KVCache(Section):
@@ -219,13 +223,13 @@ class Recipe(Section):
         return self
 
     def digest(self) -> str:
-        """sha256 (hexadecimal) of the recipe as JSON with sorted keys and no spaces, without a null budget or column
-        and the usual proof."""
+        """sha256 (hexadecimal) of the recipe as JSON with sorted keys and no spaces, without a null budget or column,
+        the usual proof, and spike units where there are none."""
         data = self.model_dump(mode="json")
         if self.proof == Proof():
             del data["proof"]
-        for section, key in (("weights", "budget"), ("calibration", "column")):
-            if data[section][key] is None:  # figures are kept by digest, and some are older than these keys
+        for section, key in (("weights", "budget"), ("calibration", "column"), ("activations", "spikes")):
+            if not data[section][key]:  # figures are kept by digest, and some are older than these keys
                 del data[section][key]
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
