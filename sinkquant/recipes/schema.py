@@ -120,7 +120,7 @@ class Activations(Section):
     )
     spikes: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = Field(
         default=0,
-        description="Spike units: channels, the largest of each input, that are multiplied in float; auto: where it pays.",
+        description="Spike units: an input's largest channels, multiplied in float; a number, or auto: where they pay.",
     )
 
 
