@@ -255,8 +255,8 @@ class QuantizedLinear(CodedModule):
             y = y if bias is None else y + bias
         else:
             coded = self.scheme.weight is not None
-            weight = self.quantized_weight().dequantized() if coded else self.weight
-            y = linear(rows, weight.to(x.dtype), bias)
+            dense = self.quantized_weight().dequantized() if coded else self.weight
+            y = linear(rows, dense.to(x.dtype), bias)
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def _scales_are_fitted(self) -> bool:
