@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sinkquant.flow.detect import LENGTH, detect_loaded
+from sinkquant.api.detect import detect
+from sinkquant.flow.detect import LENGTH
 from sinkquant.inputs.text import load_calibration
 from sinkquant.models.load import load_model, load_tokenizer
 from sinkquant.models.source import resolve
@@ -40,7 +41,7 @@ def main() -> None:
     tokenizer, model = load_tokenizer(source), load_model(source, dtype=torch.float32)
     ids = load_calibration("python-docs", tokenizer, sequences=16, length=LENGTH, seed=0, bos=False).ids
     roles = trace_roles(model)
-    report = detect_loaded(model, roles, tokenizer, ids[:8], ids[8:12], bos=False, label=source.label, max_prefix=4)
+    report = detect(model, tokenizer=tokenizer, bos="never")
     text, prefix = ids[12:], report.prefix.ids
     before = by_block(observe(model, roles, text))
     after = by_block(observe(model, roles, in_front(text, prefix)).text(len(prefix)))

@@ -15,7 +15,6 @@ UPWARD = {
     ("integrations/optimum_register.py", "sinkquant.cli.main"): "optimum's command is ours",
 }
 DEFERRED = {
-    ("sinkquant.api.quantize", "sinkquant.flow.choose"): "a choice of recipes is made of runs of the same verb",
     ("sinkquant.runtime.routing", "sinkquant.runtime.linear"): "rows are counted in the linears that route them",
 }
 

@@ -35,6 +35,7 @@ def quantize(
     output: str | Path | None = None,
     overrides: Sequence[str] = (),
     calibration: str | Path | None = None,
+    task: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     trust_remote_code: bool = False,
@@ -52,7 +53,7 @@ def quantize(
     if output is None and not dry_run:
         raise UsageError("no output folder is named: pass output=… or -o FOLDER.")
     text = None if calibration is None else str(calibration)
-    options = Options(None, text, dry_run, trust_remote_code, progress, planned)
+    options = Options(None, task, text, dry_run, trust_remote_code, progress, planned)
     named = None
     if recipe is not None:
         named = overridden(recipe, overrides) if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)

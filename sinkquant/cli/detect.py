@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
-from sinkquant.cli.options import Bos, BosOption, Calibration, Json, Model, TrustRemoteCode
+from sinkquant.cli.options import Bos, BosOption, Calibration, Json, Model, TaskOption, TrustRemoteCode
 
 
 def detect(
     model: Model,
-    calibration: Calibration = "python-docs",
+    calibration: Calibration = None,
+    task: TaskOption = None,
     bos: BosOption = Bos.auto,
     max_prefix: Annotated[int, typer.Option(min=1, max=16, help="Most tokens that the prefix may have.")] = 4,
     trust_remote_code: TrustRemoteCode = False,
@@ -26,7 +27,7 @@ def detect(
         from sinkquant.api import detect as api
 
         report = api.detect(
-            model, calibration=calibration or "python-docs", bos=bos.value, max_prefix=max_prefix,
+            model, calibration=calibration, task=task, bos=bos.value, max_prefix=max_prefix,
             trust_remote_code=trust_remote_code, progress=lambda done, total: bars.step("detect", done, total),
         )  # fmt: skip
     if json:

@@ -38,3 +38,7 @@ Calibration = Annotated[
         "parquet), FILE:COLUMN to name the column.",
     ),
 ]
+TaskOption = Annotated[
+    str | None,
+    typer.Option("--task", metavar="TASK", help="What the model is for, where its configuration does not say it."),
+]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sinkquant.cli.options import Calibration, Json, Model, TrustRemoteCode
+from sinkquant.cli.options import Calibration, Json, Model, TaskOption, TrustRemoteCode
 from sinkquant.errors import UsageError
 
 if TYPE_CHECKING:  # imports torch
@@ -40,6 +40,7 @@ def quantize(
         typer.Option("--set", metavar="KEY=VALUE", help="Replace one key of the recipe, for example weights.bits=4."),
     ] = None,
     calibration: Calibration = None,
+    task: TaskOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop; nothing is written.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace OUT, once the new checkpoint is complete.")
@@ -74,7 +75,7 @@ def quantize(
 
         result = api.quantize(
             model, recipe=None if recipe is None else checked, bits=bits, target=target, output=output,
-            overrides=overrides or (), calibration=calibration, overwrite=overwrite, dry_run=dry_run,
+            overrides=overrides or (), calibration=calibration, task=task, overwrite=overwrite, dry_run=dry_run,
             trust_remote_code=trust_remote_code, progress=bars.step, planned=planned,
         )  # fmt: skip
     if json:

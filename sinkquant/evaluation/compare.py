@@ -1,29 +1,37 @@
-"""A quantized model against its baseline: both go through one code path, on the same tokens."""
+"""A quantized model against its baseline: both go through one code path, on the same samples."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from sinkquant.errors import UsageError
-from sinkquant.evaluation.metric import PERPLEXITY
+from sinkquant.evaluation.metric import METRICS
 from sinkquant.evaluation.score import (
+    LOSS,
     RESULT,
     Progress,
-    chunk_rows,
-    head_is_separate,
+    Tally,
+    against_baseline,
+    places,
     require_finite,
     scored_range,
-    token_logprobs,
+    windows_batch,
 )
 from sinkquant.evaluation.versions import versions
+from sinkquant.inputs.batches import Batches
 from sinkquant.runtime.routing import RoutedRows
+from sinkquant.tasks.causal_lm import CausalLM
+from sinkquant.tasks.task import Task
+
+CHOICES = (LOSS, "kl", "agreement")
+"""What is compared wherever models answer with choices."""
 
 
 class Comparison(BaseModel):
@@ -31,16 +39,19 @@ class Comparison(BaseModel):
 
     `kl` is the mean of KL(baseline ‖ result) in nats a token; `top1_agreement` the share (0…1) of scored tokens for
     which both models put the same token first; `tokens` the number of scored tokens, `window` the tokens that the
-    baseline sees at most; `seconds_*` the wall time each model took for its log-probabilities. `routed_rows` is the
-    share (0…1) of the rows in front of routing linears that the result computed in float; None where nothing routes.
+    baseline sees at most (0 where samples are no windows of text); `seconds_*` the wall time each model took for its
+    answers. Perplexities are None without labels, `kl` and `top1_agreement` where models answer with features.
+    `figures` are the task's other metrics, of the baseline (None where a metric compares with it) and the result.
+    `routed_rows` is the share (0…1) of the rows in front of routing linears that the result computed in float; None
+    where nothing routes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    baseline_perplexity: float
-    result_perplexity: float
-    kl: float
-    top1_agreement: float
+    baseline_perplexity: float | None
+    result_perplexity: float | None
+    kl: float | None
+    top1_agreement: float | None
     tokens: int
     windows: int
     window: int
@@ -51,6 +62,8 @@ class Comparison(BaseModel):
     seconds_baseline: float
     seconds_result: float
     routed_rows: float | None = None
+    task: str = CausalLM.name
+    figures: dict[str, tuple[float | None, float]] = {}
 
 
 def compare(
@@ -65,7 +78,7 @@ def compare(
     bos_result: str = "none",
     progress: Progress | None = None,
 ) -> Comparison:
-    """Perplexity of both models, mean KL and top-1 agreement, window by window and chunk by chunk.
+    """Causal language models on windows of token ids.
 
     The windows may differ by leading tokens (a BOS that the result carries as a constant of its attention); the T text
     tokens that follow must be the same. `scored` counts in text tokens, so both models are scored on the same targets.
@@ -77,74 +90,71 @@ def compare(
     lead_baseline, lead_result, width = _align(windows_baseline, windows_result)
     first, last = scored_range(scored, width)
     _require_same_vocabulary(baseline, result)
-
-    chunk = chunk_rows(baseline)
-    sides = [
-        _Side(baseline, windows_baseline, lead_baseline - 1, chunk),
-        _Side(result, windows_result, lead_result - 1, chunk),
-    ]
-    sums = torch.zeros(4, dtype=torch.float64)
-    with RoutedRows(result) as routed:
-        for index in range(len(windows_baseline)):
-            targets = windows_baseline[index, lead_baseline + first : lead_baseline + last].split(chunk)
-            p_chunks, q_chunks = (side.logprobs(index, first, last) for side in sides)
-            for part, p, q in zip(targets, p_chunks, q_chunks, strict=True):
-                sums += _chunk_sums(p, q.to(p.device), part)
-            require_finite(float(sums[0]), "the baseline", index)
-            require_finite(float(sums[1:].sum()), RESULT, index)
-            if progress is not None:
-                progress(index + 1, len(windows_baseline))
-
-    tokens = len(windows_baseline) * (last - first)
-    nll_baseline, nll_result, kl, agreement = (sums / tokens).tolist()
-    return Comparison(
-        baseline_perplexity=PERPLEXITY.value(nll_baseline),
-        result_perplexity=PERPLEXITY.value(nll_result),
-        kl=kl,
-        top1_agreement=agreement,
-        tokens=tokens,
-        windows=len(windows_baseline),
-        window=windows_baseline.shape[1],
-        bos_baseline=bos_baseline,
-        bos_result=bos_result,
-        text=text,
-        versions=versions(),
-        seconds_baseline=sides[0].seconds,
-        seconds_result=sides[1].seconds,
-        routed_rows=routed.share,
+    theirs, ours = (
+        Batches((windows_batch(windows, lead + first, lead + last),))
+        for windows, lead in ((windows_baseline, lead_baseline), (windows_result, lead_result))
     )
+    return compare_on(
+        CausalLM(), baseline, result, theirs, ours, text=text, window=windows_baseline.shape[1],
+        bos_baseline=bos_baseline, bos_result=bos_result, progress=progress,
+    )  # fmt: skip
+
+
+def compare_on(
+    task: Task,
+    baseline: Any,
+    result: Any,
+    theirs: Batches,
+    ours: Batches | None = None,
+    *,
+    text: str = "",
+    window: int = 0,
+    bos_baseline: str = "none",
+    bos_result: str = "none",
+    progress: Progress | None = None,
+) -> Comparison:
+    """The task's metrics on samples `theirs` for the baseline and `ours` for the result (the same where None), which
+    have the same labels; sample by sample and part by part. Raises SinkquantError where answers are not finite."""
+    choices = CHOICES if task.answers_are == "choices" else ()
+    names = list(dict.fromkeys([*choices, *task.metrics]))
+    before, after = Tally([n for n in names if not against_baseline(METRICS[n])]), Tally(names)
+    sides = [_Side(task, baseline, theirs, progress), _Side(task, result, ours if ours is not None else theirs)]
+    with RoutedRows(result) as routed:
+        for (sample, p, labels), (_, q, mine) in zip(*(side.places() for side in sides), strict=True):
+            before.add(p, labels, None)
+            after.add(q, mine, p)
+            scored = labels is not None
+            require_finite(before.last(LOSS) if scored else p, "the baseline", sample)
+            require_finite(after.last(LOSS) if scored else q, RESULT, sample)
+    own, other = before.figures, after.figures
+    return Comparison(
+        baseline_perplexity=own.get(LOSS), result_perplexity=other.get(LOSS), kl=other.get("kl"),
+        top1_agreement=other.get("agreement"), tokens=after.places, windows=theirs.samples, window=window,
+        bos_baseline=bos_baseline, bos_result=bos_result, text=text, versions=versions(),
+        seconds_baseline=sides[0].seconds, seconds_result=sides[1].seconds, routed_rows=routed.share, task=task.name,
+        figures={name: (own.get(name), other[name]) for name in names if name not in CHOICES and name in other},
+    )  # fmt: skip
 
 
 class _Side:
-    """One of the two models with its windows, and the seconds spent on its log-probabilities so far."""
+    """One of the two models with its samples, and the seconds that it has taken for its answers so far."""
 
-    def __init__(self, model: PreTrainedModel, windows: Tensor, offset: int, chunk: int) -> None:
-        self.model, self.windows, self.offset, self.chunk = model, windows, offset, chunk
-        self.separate_head = head_is_separate(model, windows)
+    def __init__(self, task: Task, model: Any, batches: Batches, progress: Progress | None = None) -> None:
+        self.task, self.model, self.batches, self.progress = task, model, batches, progress
         self.seconds = 0.0
 
-    def logprobs(self, index: int, first: int, last: int) -> Iterator[Tensor]:
-        """Log-probabilities (≤ chunk, V) of the text tokens first ≤ i < last of window `index`."""
-        positions = range(first + self.offset, last + self.offset)  # the token before a target predicts it
-        ids = self.windows[index : index + 1]
-        chunks = token_logprobs(self.model, ids, positions, chunk=self.chunk, separate_head=self.separate_head)
+    def places(self) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+        """As `score.places`, timed."""
+        parts = places(self.task, self.model, self.batches, self.progress)
         while True:
             start = time.perf_counter()
-            logprobs = next(chunks, None)
-            if logprobs is not None and logprobs.is_cuda:
-                torch.cuda.synchronize(logprobs.device)
+            part = next(parts, None)
+            if part is not None and part[1].is_cuda:
+                torch.cuda.synchronize(part[1].device)
             self.seconds += time.perf_counter() - start
-            if logprobs is None:
+            if part is None:
                 return
-            yield logprobs
-
-
-def _chunk_sums(p: Tensor, q: Tensor, targets: Tensor) -> Tensor:
-    """Sums over n positions of the losses of p and q, KL(p ‖ q) and agreements: p, q (n, V), targets (n,) → (4,)."""
-    kl = functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)  # (n,)
-    agree = p.argmax(-1) == q.argmax(-1)  # (n,)
-    terms = torch.stack([*(PERPLEXITY.terms(x, targets) for x in (p, q)), kl.double(), agree.double()])  # (4, n)
-    return terms.sum(1).cpu()
+            yield part
 
 
 def _align(windows_baseline: Tensor, windows_result: Tensor) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""A short text and what a checkpoint makes of it, stored at export so that any runtime can be held against it later."""
+"""A short probe and what a checkpoint makes of it, stored at export: any runtime can be held against it later."""
 
 from __future__ import annotations
 
@@ -12,19 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sinkquant.errors import SinkquantError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-TEXT = """\
-In the year 1846 the lighthouse on the northern cape was lit for the first time. Its keeper wrote down the weather, the
-ships and the price of oil; 3 of his 12 books are left. "The sea was calm," he says of the first night, "and I slept."
-
-def depth(tree):
-    return 1 + max((depth(branch) for branch in tree), default=0)
-"""
-"""Prose, figures and code of the project's own: no word of anybody's calibration text goes into a checkpoint."""
-
-LENGTH = 96
-"""Most text tokens of a probe."""
+    from sinkquant.tasks.task import Task
 
 LIMIT = 0.02
 """Nats a token that the kernels of another machine or engine may cost: 2 % of the perplexity."""
@@ -60,22 +48,11 @@ class Difference:
         return self.identical or (abs(self.shift) if self.engine else self.mean) <= self.limit
 
 
-def probe_ids(tokenizer: PreTrainedTokenizerBase, bos_id: int | None) -> list[int]:
-    """The tokens of the probe, at most LENGTH, behind `bos_id` where the model is to see one."""
-    ids: list[int] = tokenizer(TEXT, add_special_tokens=False)["input_ids"][:LENGTH]
-    return ids if bos_id is None else [bos_id, *ids]
-
-
-def take_probe(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, Any]:
-    """`ids`, the loss in nats of every token but the first (`nll`), and a digest of all logits in float32."""
-    import torch
-
-    tokens = torch.tensor([list(ids)], device=model.device)
-    with torch.no_grad():
-        logits = model(input_ids=tokens, use_cache=False).logits[0].float().cpu()  # (T, V)
-    losses = torch.nn.functional.cross_entropy(logits[:-1].double(), tokens[0, 1:].cpu(), reduction="none")
-    digest = hashlib.sha256(logits.contiguous().numpy().tobytes()).hexdigest()
-    return {"ids": list(ids), "nll": losses.tolist(), "logits": f"sha256:{digest}"}
+def take_probe(task: Task, model: Any, ids: Sequence[int]) -> dict[str, Any]:
+    """`ids`, what `task.probed` says of them (`nll`), and a digest of all answers in float32."""
+    found, numbers, answers = task.probed(model, list(ids))
+    digest = hashlib.sha256(answers.float().contiguous().numpy().tobytes()).hexdigest()
+    return {"ids": found, "nll": numbers.tolist(), "logits": f"sha256:{digest}"}
 
 
 def compare_probes(stored: Mapping[str, Any], measured: Mapping[str, Any]) -> Difference:

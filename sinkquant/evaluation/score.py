@@ -1,43 +1,134 @@
-"""What a model thinks of every next token, without ever holding the float32 logits of a whole window."""
+"""What a model scores on the samples of its task, place by place; a second one on the same samples, side by side."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from sinkquant.errors import SinkquantError, UsageError
-from sinkquant.evaluation.metric import METRICS, PERPLEXITY
-
-CHUNK_ELEMENTS = 2**24
-"""Size of one chunk of log-probabilities (positions by vocabulary): 64 MiB in float32."""
+from sinkquant.evaluation.metric import METRICS, Metric, exp
+from sinkquant.inputs.batches import Batch, Batches
+from sinkquant.tasks.causal_lm import CausalLM
+from sinkquant.tasks.task import IGNORED, Task
 
 RESULT = "the result"
 """What messages call a quantized model."""
 
+LOSS = "perplexity"
+
 Progress = Callable[[int, int], None]
-"""Called as `progress(done, total)` after every window."""
+"""Called as `progress(done, total)` after every sample."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean negative log-likelihood (nats a token) over `tokens` scored tokens, and the `figures` of the metrics."""
+    """`nll`: mean loss in nats over the `tokens` places that have a label, None without any; `figures` by metric."""
 
-    nll: float
+    nll: float | None
     tokens: int
     figures: Mapping[str, float]
 
     @property
-    def perplexity(self) -> float:
-        return PERPLEXITY.value(self.nll)
+    def perplexity(self) -> float | None:
+        return None if self.nll is None else exp(self.nll)
+
+
+@dataclass
+class Tally:
+    """Terms of some metrics, gathered part by part."""
+
+    names: Sequence[str]
+    terms: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def add(self, answers: Tensor, labels: Tensor | None, expected: Tensor | None) -> None:
+        """Score one part; a metric without what it is held against is left out."""
+        for name in self.names:
+            metric = METRICS[name]
+            against = expected if against_baseline(metric) else labels
+            if against is not None:
+                self.terms.setdefault(name, []).append(metric.terms(answers, against).cpu())
+
+    def last(self, name: str) -> Tensor:
+        """The terms of a metric in the part that was added last."""
+        return self.terms[name][-1]
+
+    def total(self, name: str) -> Tensor | None:
+        """All terms (n,) of a metric, None where it has none."""
+        return torch.cat(self.terms[name]) if name in self.terms else None
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """By metric; one that had nothing to be held against is left out."""
+        return {name: METRICS[name].value(torch.cat(parts)) for name, parts in self.terms.items()}
+
+    @property
+    def places(self) -> int:
+        """How many were scored."""
+        return max((sum(map(len, parts)) for parts in self.terms.values()), default=0)
+
+
+def against_baseline(metric: Metric) -> bool:
+    """Whether a metric compares with the float model; one that does not say compares with labels."""
+    return getattr(metric, "against", "labels") == "baseline"
+
+
+def score(
+    task: Task,
+    model: Any,
+    batches: Batches,
+    *,
+    progress: Progress | None = None,
+    who: str = "the model",
+    metrics: Sequence[str] = (),
+    reference: Iterable[Tensor] | None = None,
+) -> Score:
+    """Score one model on `batches`.
+
+    `who` is what a message calls the model; `metrics` are measured beside the loss. `reference` are the answers of the
+    float model, in the same parts; without them metrics that compare with it are left out.
+    Errors: `SinkquantError` where the model's output is not finite.
+    """
+    tally, expected = Tally(list(dict.fromkeys([LOSS, *metrics]))), iter(reference if reference is not None else ())
+    for sample, answers, labels in places(task, model, batches, progress):
+        tally.add(answers, labels, next(expected, None))
+        require_finite(tally.last(LOSS) if labels is not None else answers, who, sample)
+    loss, figures = tally.total(LOSS), tally.figures
+    nll = None if loss is None else float(loss.mean())
+    return Score(nll, tally.places, {name: figures[name] for name in metrics if name in figures})
+
+
+def places(
+    task: Task, model: Any, batches: Batches, progress: Progress | None = None
+) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    """Number of the sample, answers, labels: `task.scored` over all batches. Features come in one part, as some metrics
+    compare samples."""
+    gathered: list[Tensor] = []
+    done, total = 0, batches.samples
+    for batch in batches.split(task.at_once):
+        for answers, labels in task.scored(model, batch):
+            if task.answers_are == "features":
+                gathered.append(answers)
+            else:
+                yield done, answers, labels
+        done += len(batch)
+        if progress is not None:
+            progress(done, total)
+    if gathered:
+        yield 0, torch.cat(gathered), None
+
+
+def answers_of(task: Task, model: Any, batches: Batches) -> list[Tensor]:
+    """What a model answers, to be a `reference` later."""
+    return [answers for _, answers, _ in places(task, model, batches)]
 
 
 def evaluate_one(
-    model: PreTrainedModel,
+    model: Any,
     windows: Tensor,  # (N, T)
     *,
     scored: slice = slice(1, None),
@@ -45,81 +136,20 @@ def evaluate_one(
     who: str = "the model",
     metrics: Sequence[str] = (),
 ) -> Score:
-    """Score one model on windows (N, T) of token ids, every window on its own.
+    """Score a causal language model on windows (N, T) of token ids, every window on its own.
 
     `scored` selects the positions whose tokens count; it starts at 1 or later, since nothing predicts the first token.
-    `who` is what a message calls the model; `metrics` are measured beside the loss.
     Errors: `UsageError` for an empty or impossible `scored`, `SinkquantError` where the model's output is not finite.
     """
-    first, last = scored_range(scored, windows.shape[1])
-    separate, chunk = head_is_separate(model, windows), chunk_rows(model)
-    measures = [PERPLEXITY, *(METRICS[name] for name in metrics)]
-    totals = [0.0] * len(measures)
-    for index, ids in enumerate(windows):
-        chunks = token_logprobs(model, ids[None], range(first - 1, last - 1), chunk=chunk, separate_head=separate)
-        sums = [0.0] * len(measures)
-        for logprobs, targets in zip(chunks, ids[first:last].split(chunk), strict=True):
-            sums = [s + float(m.terms(logprobs, targets).sum()) for s, m in zip(sums, measures, strict=True)]
-        require_finite(sums[0], who, index)
-        totals = [total + s for total, s in zip(totals, sums, strict=True)]
-        if progress is not None:
-            progress(index + 1, len(windows))
-    tokens = len(windows) * (last - first)
-    loss, *means = (total / tokens for total in totals)
-    return Score(loss, tokens, {name: METRICS[name].value(mean) for name, mean in zip(metrics, means, strict=True)})
+    batches = Batches((windows_batch(windows, *scored_range(scored, windows.shape[1])),))
+    return score(CausalLM(), model, batches, progress=progress, who=who, metrics=metrics)
 
 
-@torch.no_grad()
-def token_logprobs(
-    model: PreTrainedModel,
-    ids: Tensor,  # (1, T)
-    positions: range | None = None,
-    *,
-    chunk: int = 256,
-    separate_head: bool | None = None,
-) -> Iterator[Tensor]:
-    """Log-probabilities of the token that follows each of `positions` (default: all T), in chunks (≤ chunk, V) float32.
-
-    The body of the model runs once over the window. The head then runs chunk by chunk where `head_is_separate` allows
-    it (pass its answer as `separate_head` to ask only once a model), else the logits of the window are kept in the
-    model's own dtype and only the log-probabilities are made chunk by chunk.
-    """
-    ids = ids.to(model.device)
-    if separate_head is None:
-        separate_head = head_is_separate(model, ids)
-    if separate_head:
-        states = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]  # (T, d)
-        head = model.get_output_embeddings()
-    else:
-        states = model(input_ids=ids, use_cache=False).logits[0]  # (T, V)
-        head = torch.nn.Identity()
-    if positions is not None:
-        states = states[positions.start : positions.stop : positions.step]
-    for rows in states.split(chunk):
-        yield head(rows).float().log_softmax(-1)
-
-
-@torch.no_grad()
-def head_is_separate(model: PreTrainedModel, ids: Tensor, *, tokens: int = 16) -> bool:
-    """Whether logits = output embedding(decoder(ids)) and nothing more, tried on the first `tokens` of `ids` (N, T).
-
-    False for models that cap or scale their logits, or whose decoder or head cannot be called on its own. The tolerance
-    is 1e-5 of the largest logit.
-    """
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
-    if decoder is model or head is None or not isinstance(decoder, PreTrainedModel):
-        return False  # some families call a part of their head the decoder
-    probe = ids[:1, :tokens].to(model.device)
-    states = getattr(decoder(input_ids=probe, use_cache=False), "last_hidden_state", None)
-    if states is None or getattr(head, "in_features", states.shape[-1]) != states.shape[-1]:
-        return False  # something stands between them
-    expected, found = model(input_ids=probe, use_cache=False).logits, head(states)
-    return bool((found - expected).abs().max() <= 1e-5 * expected.abs().max())
-
-
-def chunk_rows(model: PreTrainedModel) -> int:
-    """Positions a chunk, so that a chunk of log-probabilities stays at 64 MiB whatever the vocabulary."""
-    return max(1, CHUNK_ELEMENTS // model.config.get_text_config().vocab_size)
+def windows_batch(windows: Tensor, first: int, last: int) -> Batch:
+    """Windows (N, T) of ids of which positions `first` to `last` are scored."""
+    labels = torch.full_like(windows, IGNORED)
+    labels[:, first:last] = windows[:, first:last]
+    return Batch({"input_ids": windows}, labels=labels)
 
 
 def scored_range(scored: slice, width: int) -> tuple[int, int]:
@@ -133,11 +163,11 @@ def scored_range(scored: slice, width: int) -> tuple[int, int]:
     return first, last
 
 
-def require_finite(loss: float, who: str, window: int) -> None:
-    """Raise SinkquantError for a loss that is not finite; `who`: RESULT, or a model that was not quantized."""
-    if not math.isfinite(loss):
+def require_finite(terms: Tensor, who: str, sample: int) -> None:
+    """Raise SinkquantError for losses or answers that are not; `who`: RESULT, or a model that was not quantized."""
+    if not math.isfinite(float(terms.sum())):
         remedy = (
             "quantize it again with more bits" if who == RESULT
             else "its weights or its config.json are damaged, or this text is beyond it; get a clean copy of the model"
         )  # fmt: skip
-        raise SinkquantError(f"{who} gives logits that are not finite in window {window + 1} of the text: {remedy}.")
+        raise SinkquantError(f"{who} gives logits that are not finite in window {sample + 1} of the text: {remedy}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,8 +9,9 @@ from torch import Tensor, nn
 
 from sinkquant.flow.block import quantize_block
 from sinkquant.flow.plan import Plan
+from sinkquant.flow.session import Session, Tell
 from sinkquant.formats.finished import ResumeStore
-from sinkquant.models.roles import Block, Roles
+from sinkquant.models.roles import Block
 from sinkquant.quantization.scheme import LinearScheme
 from sinkquant.runtime.kv import install
 from sinkquant.runtime.linear import QuantizedLinear
@@ -19,34 +19,27 @@ from sinkquant.runtime.modules import replace_module
 from sinkquant.walk.walk import BlockRun, Walk
 
 
-def quantize_blocks(
-    model: Any,
-    roles: Roles,
-    plan: Plan,
-    ids: Tensor,
-    threshold: float,
-    store: ResumeStore,
-    progress: Callable[[int, int], None],
-) -> None:
-    """Quantize on token sequences `ids` (N, T); blocks that `store` holds are taken from it."""
+def quantize_blocks(session: Session, plan: Plan, store: ResumeStore, tell: Tell) -> None:
+    """Quantize on the calibration data; blocks that `store` holds are taken from it."""
+    model, roles = session.model, session.roles
     if all(scheme.weight is None and scheme.activation is None for scheme in plan.linears.values()):
         for block in roles.blocks:  # only the cache changes: nothing needs calibration
             install_kv(model, block, plan)
         return
-    walk = Walk(model, roles, ids)
+    walk = Walk(model, roles, session.calibration)
     start = 0 if walk.shares else store.finished()  # what finished blocks would hand on is not stored
     for index in range(start):
         restore_block(model, roles.blocks[index], plan, *store.block(index))
     if start:
-        progress(start, len(roles.blocks))
+        tell(start, len(roles.blocks))
 
     def visit(run: BlockRun) -> list[Tensor]:
-        outputs = quantize_block(model, run, plan, threshold)
+        outputs = quantize_block(model, run, plan, session.threshold)
         schemes = {n: m.scheme.to_dict() for n in run.roles.linears if isinstance(m := _at(model, n), QuantizedLinear)}
         store.save(run.index, dict(run.module.state_dict()), schemes, outputs)
         return outputs
 
-    walk.run(visit, progress, start=start, inputs=store.outputs() if start else None)
+    walk.run(visit, tell, start=start, inputs=store.outputs() if start else None)
 
 
 def install_kv(model: nn.Module, block: Block, plan: Plan) -> None:

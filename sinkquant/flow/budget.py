@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
-
-from torch import Tensor
 
 from sinkquant.errors import UsageError
-from sinkquant.flow.plan import Plan, Shapes, count, raised
+from sinkquant.flow.plan import Plan, count, raised
+from sinkquant.flow.session import Session, Tell
 from sinkquant.formats.finished import ResumeStore
-from sinkquant.models.roles import Roles
 from sinkquant.sensitivity.measure import measure
 from sinkquant.sensitivity.spend import spend
 
@@ -19,21 +15,21 @@ TOKENS, LENGTH = 512, 128  # of calibration text: sites differ by factors, so th
 SHOWN = 10  # sites whose sensitivity is reported
 
 
-def spend_budget(
-    model: Any, roles: Roles, plan: Plan, shapes: Shapes, ids: Tensor, threshold: float, store: ResumeStore,
-    progress: Callable[[int, int], None],
-) -> tuple[Plan, dict[str, float]]:  # fmt: skip
+def spend_budget(session: Session, plan: Plan, store: ResumeStore, tell: Tell) -> tuple[Plan, dict[str, float]]:
     """The plan with some sites at 8 bits, and the largest sensitivities (KL in nats a token) by a site's first linear.
 
-    `model` is transformed and not yet rounded, `ids` (N, T) the calibration text; `store` keeps what was measured.
+    The model is transformed and not yet rounded; `store` keeps what was measured.
     Raises UsageError where logits cannot be compared.
     """
-    settings = plan.recipe.weights
+    settings, shapes = plan.recipe.weights, plan.shapes
     assert settings.budget is not None
 
     def make() -> dict[str, float]:
         search = settings.clip == "mse"
-        found = measure(model, roles, sample(ids), plan.linears, search=search, threshold=threshold, progress=progress)
+        few = session.task.beginnings(session.calibration, LENGTH, TOKENS)
+        found = measure(
+            session.model, session.roles, few, plan.linears, search=search, threshold=session.threshold, progress=tell
+        )
         if found is None:
             raise UsageError(
                 "weights.budget needs logits that are the head behind the final norm, which this model changes: "
@@ -42,7 +38,7 @@ def spend_budget(
         return found
 
     losses: dict[str, float] = store.remember("sensitivity", make)
-    sites = [site for block in roles.blocks for site in block.sites]
+    sites = [site for block in session.roles.blocks for site in block.sites]
     sizes = [count(site.linears, shapes) for site in sites]
     room = sum(sizes) * (settings.budget - settings.bits) / (8 - settings.bits)
     chosen = [sites[i] for i in spend([losses[site.linears[0]] for site in sites], sizes, room)]
@@ -55,10 +51,3 @@ def spend_budget(
     )
     largest = sorted(losses, key=lambda name: -losses[name])[:SHOWN]
     return raised(plan, names, shapes, note), {name: losses[name] for name in largest}
-
-
-def sample(ids: Tensor) -> Tensor:
-    """The beginnings of some sequences of `ids` (N, T), evenly spaced: at most `TOKENS` tokens."""
-    length = min(LENGTH, ids.shape[1])
-    rows = min(len(ids), max(1, TOKENS // length))
-    return ids[:: len(ids) // rows][:rows, :length]

@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from torch import Tensor
-
-from sinkquant.inputs.text import token_batches
-from sinkquant.models.roles import Roles
+from sinkquant.flow.session import Session, Tell
 from sinkquant.sinks.build import build_report
 from sinkquant.sinks.report import SinkReport
 
-Progress = Callable[[int, int], None]
 LENGTH = 256  # tokens a detection window: sinks show in the first few, and attention costs the square
 WINDOWS, HELD_OUT = 8, 4
 
 
-def detect_loaded(
-    model: Any,
-    roles: Roles,
-    tokenizer: Any,
-    ids: Tensor,
-    held_out: Tensor,
-    *,
-    bos: bool,
-    label: str,
-    max_prefix: int,
-    progress: Progress | None = None,
-) -> SinkReport:
-    """Detection on a model in memory; text is cut to the detection's windows."""
-    windows, rest = _windows(ids, WINDOWS), _windows(held_out, HELD_OUT)
-    digest = token_batches(windows, "added" if bos else "none", label).digest
+def detect_loaded(session: Session, *, max_prefix: int, tell: Tell | None = None) -> SinkReport:
+    """The report of the session's model, on short windows of its data."""
+    task, data = session.task, session.data
+    windows = task.pieces(data.calibration, LENGTH, WINDOWS * LENGTH)
+    rest = task.pieces(data.held_out, LENGTH, HELD_OUT * LENGTH)
     return build_report(
-        model, roles, tokenizer, windows, rest, bos=bos, label=label, digest=digest, max_prefix=max_prefix,
-        progress=progress,
+        session.model, session.roles, session.processor, windows[0].tensors["input_ids"], rest[0].tensors["input_ids"],
+        bos=data.begin is not None, label=session.label, digest=windows.digest, max_prefix=max_prefix,
+        progress=tell,
     )  # fmt: skip
-
-
-def _windows(ids: Tensor, count: int) -> Tensor:
-    length = min(LENGTH, ids.shape[1])
-    flat = ids.reshape(-1)
-    return flat[: len(flat) // length * length].reshape(-1, length)[:count]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from sinkquant.flow.budget import TOKENS
-from sinkquant.flow.plan import Plan, Shapes, count
+from sinkquant.flow.plan import Plan, count
 
 PASSES = {"kv": 0.0, "rtn": 1.0, "static": 3.4, "gptq": 3.4}  # forward passes of the blocks
 TUNING = 4.0  # passes of a step of distillation: forward, again for the backward pass, gradients of both factors
@@ -26,10 +26,11 @@ class Estimate:
     memory: float
 
 
-def estimate(plan: Plan, shapes: Shapes, tokens: int) -> Estimate:
+def estimate(plan: Plan, tokens: int) -> Estimate:
     """For `tokens` calibration tokens on this machine."""
+    shapes = plan.shapes
     inside = count(plan.linears, shapes)
-    total = sum(out * width for out, width in _matrices(plan, shapes).values())
+    total = sum(out * width for out, width in _matrices(plan).values())
     work = 2.0 * inside * tokens * PASSES[_kind(plan)] * OVERHEAD
     if plan.recipe.weights.budget is not None:
         work += 2.0 * TOKENS * (inside * MEASURING + total)
@@ -41,8 +42,8 @@ def estimate(plan: Plan, shapes: Shapes, tokens: int) -> Estimate:
     return Estimate(work / speed() + total / 2e7, LIBRARIES + 4.0 * total * 1.3 + activations)
 
 
-def _matrices(plan: Plan, shapes: Shapes) -> Mapping[str, tuple[int, int]]:
-    return {name: shapes[name] for name in plan.bits}
+def _matrices(plan: Plan) -> Mapping[str, tuple[int, int]]:
+    return {name: plan.shapes[name] for name in plan.bits}
 
 
 def _kind(plan: Plan) -> str:

@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.errors import SinkquantError
+from sinkquant.inputs.batches import Batch, Batches
 from sinkquant.models.record import first_tensor
+from sinkquant.tasks.task import Task
 
 TOKENS = 24  # of one row: enough for a correlation, few enough to keep what every module makes of them
 ALIKE, WAY, KNOWS = 0.1, 0.9, 0.5
@@ -33,26 +35,26 @@ class Nonsense(SinkquantError):
 
 @dataclass(frozen=True)
 class Reference:
-    """What the model made of a few tokens `ids` (1, T) before anything was rounded."""
+    """What the model made of a few samples before anything was rounded."""
 
-    ids: Tensor
-    logits: Tensor  # (T, vocabulary)
+    task: Task
+    few: Batch
+    answers: Tensor  # (n, classes or features)
     outputs: dict[str, Tensor]  # of every module without parts, by name, in order
 
 
-def reference(model: nn.Module, ids: Tensor) -> Reference:
-    """Run the first tokens of `ids` (N, T)."""
-    few = ids[:1, :TOKENS]
-    logits, outputs = _run(model, few)
-    return Reference(few, logits, outputs)
+def reference(task: Task, model: nn.Module, batches: Batches) -> Reference:
+    """Run the beginning of the first sample."""
+    few = task.beginnings(batches.part(0, 1), TOKENS, TOKENS)
+    return Reference(task, few, *_run(task, model, few))
 
 
 def refuse_strange(model: nn.Module, before: Reference) -> None:
     """Raise Nonsense where logits are not finite or unlike the model's."""
-    logits, outputs = _run(model, before.ids)
-    if not logits.isfinite().all():
+    answers, outputs = _run(before.task, model, before.few)
+    if not answers.isfinite().all():
         raise Nonsense(_sentence("gives logits that are not finite", before.outputs, outputs))
-    likeness = correlation(logits, before.logits)
+    likeness = correlation(answers, before.answers)
     if likeness < ALIKE:
         what = f"gives logits that have nothing in common with the model's (correlation {likeness:.2f})"
         raise Nonsense(_sentence(what, before.outputs, outputs))
@@ -67,7 +69,7 @@ def refuse_loss(
         return
     what = f"has perplexity {math.exp(min(result, 700)):.4g} where the model has {math.exp(baseline):.4g}"
     what += f" and a uniform guess {vocabulary}"
-    raise Nonsense(_sentence(what, before.outputs, _run(model, before.ids)[1]))
+    raise Nonsense(_sentence(what, before.outputs, _run(before.task, model, before.few)[1]))
 
 
 def is_nonsense(baseline: float, result: float, guess: float, worst: float) -> bool:
@@ -106,11 +108,10 @@ def _sentence(what: str, before: dict[str, Tensor], after: dict[str, Tensor]) ->
     )
 
 
-@torch.no_grad()
-def _run(model: nn.Module, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def _run(task: Task, model: nn.Module, few: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     with _recorded(model) as outputs:
-        logits = model(input_ids=ids, use_cache=False).logits[0].float()
-    return logits, outputs
+        answers = task.answer(model, few)
+    return answers, outputs
 
 
 @contextmanager

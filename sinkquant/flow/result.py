@@ -49,6 +49,7 @@ class Options:
     """What a run needs apart from model and recipe; the meanings are those of `quantize`. `output` is a free place."""
 
     output: Path | None
+    task: str | None = None
     calibration: str | None = None
     dry_run: bool = False
     trust_remote_code: bool = False

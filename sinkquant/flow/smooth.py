@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from sinkquant.flow.balance import KVMoments, balance_keys
+from sinkquant.flow.session import Session
 from sinkquant.models.attention import stages
-from sinkquant.models.roles import Block, Roles, Site, SiteKind
+from sinkquant.models.roles import Block, Site, SiteKind
 from sinkquant.quantization.scheme import KVScheme
 from sinkquant.sinks.rows import ordinary_rows
 from sinkquant.transforms.rotation import random_signs
@@ -20,15 +19,14 @@ from sinkquant.walk.walk import BlockRun, Walk, run_and_show
 TOKENS = 4096  # enough for the moments of a head
 
 
-def smooth(
-    model: Any, roles: Roles, ids: Tensor, threshold: float, *, linears: bool, keys: bool, center: bool, seed: int
-) -> None:
-    """Balance every block on `ids` (N, T): inputs against weights, keys against queries; the function stays.
+def smooth(session: Session, *, linears: bool, keys: bool, center: bool, seed: int) -> None:
+    """Balance every block: inputs against weights, keys against queries; the function stays.
 
     `center`: the inputs' means will be taken out before rounding, so that only what varies counts. `seed` draws the
     signs that the channels get on the way, which makes a Hadamard transform behind them a random one for free.
     """
-    walk = Walk(model, roles, ids[: max(1, TOKENS // ids.shape[1])])
+    model, few = session.model, session.calibration
+    walk = Walk(model, session.roles, few.part(0, max(1, TOKENS // few[0].length)))
 
     def visit(run: BlockRun) -> list[Tensor]:
         attention, moments = run.roles.attention, KVMoments()
@@ -37,7 +35,7 @@ def smooth(
 
         def show(name: str, rows: Tensor, real: Tensor) -> None:
             if linears:
-                samples.setdefault(name, Sample(1)).add(rows[real & ordinary_rows(rows, real, threshold)])
+                samples.setdefault(name, Sample(1)).add(rows[real & ordinary_rows(rows, real, session.threshold)])
 
         with stages(modules, moments):
             outputs = run_and_show(run, show)

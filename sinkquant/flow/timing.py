@@ -20,19 +20,20 @@ class Stages:
     `tell(stage, done, total)` hears of the begin and the end of every stage.
     """
 
-    def __init__(self, tell: Progress) -> None:
-        self._tell = tell
+    def __init__(self, tell: Progress | None) -> None:
+        self._tell = tell or (lambda *_: None)
         self.seconds: dict[str, float] = {}
         self.peaks: dict[str, int] = {}
 
     @contextmanager
-    def __call__(self, name: str, *, steps: bool = False) -> Iterator[None]:
-        """Add the time inside the context to stage `name`; with `steps` the stage tells of its progress itself."""
+    def __call__(self, name: str, *, steps: bool = False) -> Iterator[Callable[[int, int], None]]:
+        """Add the time inside the context to stage `name`; with `steps` the stage tells of its progress itself, by the
+        function (done, total) that the context gives."""
         start = time.perf_counter()
         if not steps:
             self._tell(name, 0, 1)
         try:
-            yield
+            yield lambda done, total: self._tell(name, done, total)
             if not steps:
                 self._tell(name, 1, 1)
         except SinkquantError:  # says enough by itself

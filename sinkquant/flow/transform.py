@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sinkquant.errors import SinkquantError
 from sinkquant.flow.exactness import TOLERANCE, difference, inexact
 from sinkquant.flow.plan import Plan
+from sinkquant.flow.session import Session
 from sinkquant.flow.smooth import smooth
+from sinkquant.inputs.batches import Batch
 from sinkquant.models.attention import NAME, own_attention, register, stages
 from sinkquant.models.roles import Roles, SiteKind
 from sinkquant.quantization.scheme import KVScheme, LinearScheme
@@ -26,78 +28,48 @@ from sinkquant.transforms.prefix import prefix_states, refuse_prefix
 R3: Keys = ("transforms.r3",)
 
 
-def check_batch(ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
-    """Two short rows of real text, the second padded on the left: (ids, mask), each (2, 48)."""
-    rows = ids[:1, :96].reshape(2, -1).clone() if ids.shape[1] >= 96 else ids[:1, :].repeat(2, 1)
-    mask = torch.ones_like(rows)
-    rows[1, :5], mask[1, :5] = pad, 0
-    return rows, mask
-
-
-def positions_follow(model: nn.Module, ids: Tensor, mask: Tensor) -> bool:
-    """Whether padding on the left changes nothing: some models number their tokens from the padding on."""
-    plain = logits_of(model, ids, mask)
-    return bool((padded_logits(model, ids, mask) - plain).abs().max() <= TOLERANCE * plain.abs().max())
-
-
-def logits_of(model: nn.Module, ids: Tensor, mask: Tensor, prefix: tuple[int, ...] = ()) -> Tensor:
-    """Logits at the real tokens, with `prefix` in context in front of every row's text."""
-    outputs = []
-    with torch.no_grad():
-        for row, real in zip(ids, mask, strict=True):  # row by row: the reference needs no padding at all
-            text = torch.cat([row.new_tensor(prefix), row[real.bool()]])
-            outputs.append(model(input_ids=text[None], use_cache=False).logits[0, len(prefix) :].float())
-    return torch.cat(outputs)
-
-
-def padded_logits(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
-    """Logits at the real tokens of a padded batch."""
-    with torch.no_grad():
-        return model(input_ids=ids, attention_mask=mask, use_cache=False).logits[mask.bool()].float()
-
-
-def no_prefix(model: nn.Module, roles: Roles, prefix: tuple[int, ...], ids: Tensor) -> str | None:
-    """Why the model cannot have `prefix` as a constant, or None; tried on text `ids` (N, T), nothing is left behind."""
+def no_prefix(session: Session, prefix: tuple[int, ...]) -> str | None:
+    """Why the model cannot have `prefix` as a constant, or None; tried on a little data, nothing is left behind."""
+    model, roles, task = session.model, session.roles, session.task
     reason = refuse_prefix(roles)
     if reason is not None or not prefix:
         return reason
-    rows, mask = check_batch(ids, 0)
+    few = task.few(session.data.calibration)
     try:
         modules = [model.get_submodule(block.attention.module) for block in roles.blocks if block.attention]
         states = dict(zip(modules, prefix_states(model, roles, prefix), strict=True))
     except Exception:  # from a model's code, to which nothing is at a position before the first
         return "the model takes no positions in front of the text"
     with own_attention(model):
-        before = logits_of(model, rows, mask, prefix)
+        before = task.alone(model, few, prefix)
         with stages(modules, lambda module, call: prepend(call, *states[module])):
-            error = difference(logits_of(model, rows, mask), before)
+            error = difference(task.alone(model, few), before)
     if not error <= TOLERANCE:
         return f"as a constant it gives other logits than in front of the text, {error:.1e} of their scale apart"
     return None
 
 
-def transform(model: nn.Module, roles: Roles, plan: Plan, ids: Tensor, threshold: float = 64.0) -> float:
-    """Apply the plan's transformations; returns the largest difference of the logits, relative to their scale.
+def transform(session: Session, plan: Plan) -> float:
+    """Apply the plan's transformations; returns the largest difference of the answers, relative to their scale.
 
-    `ids` (N, T) is text for the check and for smoothing, whose moments leave out rows beyond `threshold` × the median.
     The reference is the untouched model with the prefix in context; the result is checked with padding, unless the
     model itself gives something else with padding. Raises SinkquantError above 1e-4.
     """
-    pad = getattr(model.config, "pad_token_id", None) or 0  # type: ignore[union-attr]
-    rows, mask = check_batch(ids, pad)
-    before = logits_of(model, rows, mask, plan.prefix)
-    look = padded_logits if positions_follow(model, rows, mask) else logits_of
+    model, roles, task = session.model, session.roles, session.task
+    few = task.few(session.calibration)
+    before = task.alone(model, few, plan.prefix)
+    look = task.answer if _padding_changes_nothing(session, few) else task.alone
     if roles.attends:
         register()
-        model.set_attn_implementation(NAME)  # type: ignore[operator]
+        model.set_attn_implementation(NAME)
     _install_attention(model, roles, plan)
-    state = look(model, rows, mask)
+    state = look(model, few)
     _check_attention(difference(state, before), plan)
     errors: dict[Keys, float] = {}
-    for keys, step in _steps(model, roles, plan, ids, threshold):
+    for keys, step in _steps(session, plan):
         step()
         _install_attention(model, roles, plan, rotate=keys == R3 or R3 in errors)
-        after = look(model, rows, mask)
+        after = look(model, few)
         errors[keys] = difference(after, state)
         state = after
         if not after.isfinite().all():  # nothing can be said of what follows
@@ -106,6 +78,12 @@ def transform(model: nn.Module, roles: Roles, plan: Plan, ids: Tensor, threshold
     if not error <= TOLERANCE:
         raise inexact(errors, error, plan.recipe, plan.rotations.stream)
     return error
+
+
+def _padding_changes_nothing(session: Session, few: Batch) -> bool:
+    """Some models number their tokens from the padding on."""
+    plain = session.task.alone(session.model, few)
+    return difference(session.task.answer(session.model, few), plain) <= TOLERANCE
 
 
 def _check_attention(error: float, plan: Plan) -> None:
@@ -117,15 +95,15 @@ def _check_attention(error: float, plan: Plan) -> None:
         )
 
 
-def _steps(model: nn.Module, roles: Roles, plan: Plan, ids: Tensor, threshold: float) -> Iterator[Step]:
+def _steps(session: Session, plan: Plan) -> Iterator[Step]:
     """The plan's transformations in the order in which each is exact; the moments are those of a model with prefix."""
+    model, roles = session.model, session.roles
     rotations, balance = plan.rotations, plan.kv.balance
     yield from fused_steps(model, roles, rotations)
     if rotations.smooth or balance:
         wanted = {"transforms.smooth": rotations.smooth, "kv_cache.balance": balance}
         yield tuple(key for key in wanted if wanted[key]), lambda: smooth(
-            model, roles, ids, threshold, linears=rotations.smooth, keys=balance,
-            center=plan.recipe.activations.center, seed=rotations.seed,
+            session, linears=rotations.smooth, keys=balance, center=plan.recipe.activations.center, seed=rotations.seed,
         )  # fmt: skip
     down = {name for block in roles.blocks for s in block.sites if s.kind is SiteKind.DOWN_INPUT for name in s.linears}
     rotated = {name for name, scheme in plan.linears.items() if scheme.rotate}

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sinkquant.flow.session import Session, Tell
+from sinkquant.inputs.batches import Batches
 from sinkquant.models.attention import own_attention
-from sinkquant.models.roles import Roles
 from sinkquant.recipes.schema import Tuning
-from sinkquant.tuning.distill import Distillation, Tuned, distill
+from sinkquant.tuning.distill import Distillation, distill
 from sinkquant.walk.walk import Walk, run_block
 
 
-def pieces(ids: Tensor, length: int, tokens: int | None = None) -> Tensor:
-    """Sequences (N, T) cut into (M, min(length, T)), at least one and at most `tokens` in all; ends are dropped."""
-    length = min(length, ids.shape[1])
-    cut = ids[:, : ids.shape[1] // length * length].reshape(-1, length)
-    return cut if tokens is None else cut[: max(1, tokens // length)]
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What the last block gave for each of `batches`, (1, T, D) each; the last `held_out` decide."""
+
+    batches: Batches
+    held_out: int
+    states: list[Tensor]
 
 
-def targets(model: Any, roles: Roles, ids: Tensor) -> list[Tensor]:
-    """What the last block gives for each of `ids` (M, T), (1, T, D) each."""
-    return Walk(model, roles, ids, tokens=ids.shape[1]).run(run_block)
+def tuning_target(session: Session, spec: Tuning) -> Target:
+    """Of the model as it is now."""
+    held_out = session.task.pieces(session.held_out, spec.length)
+    batches = session.task.pieces(session.calibration, spec.length, spec.tokens) + held_out
+    return Target(batches, held_out.samples, Walk(session.model, session.roles, batches, tokens=1).run(run_block))
 
 
-def tune(
-    model: Any, roles: Roles, ids: Tensor, held_out: int, expected: list[Tensor], spec: Tuning,
-    progress: Callable[[int, int], None],
-) -> Tuned | None:  # fmt: skip
-    """Distil the quantized model on `ids` (M, T), the last `held_out` of which decide.
-
-    None where the logits are something else than the head behind the final norm, so that they cannot be compared.
-    """
-    run = Distillation(model, roles, Walk(model, roles, ids, tokens=ids.shape[1]), expected)
-    if not run.head.is_all(ids[:1, :16]):
-        return None
-    with own_attention(model, roles.attends), torch.enable_grad():
-        return distill(run, held_out, spec, progress)
+def tune(session: Session, target: Target, spec: Tuning, tell: Tell) -> dict[str, Any] | str:
+    """Distil the quantized model towards `target`; what came of it, or why it was left out."""
+    walk = Walk(session.model, session.roles, target.batches, tokens=1)
+    run = Distillation(session.model, session.roles, walk, target.states)
+    if not run.head.is_all(session.task.few(session.calibration)):
+        return "left out: logits are not the head behind the final norm"
+    with own_attention(session.model, session.roles.attends), torch.enable_grad():
+        return vars(distill(run, target.held_out, spec, tell))

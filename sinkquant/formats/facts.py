@@ -40,12 +40,12 @@ class Chosen(_Part):
     """The recipe. The version that wrote it knows the rest."""
 
     name: str
-    target: str
+    target: Literal["sink-aware", "portable"]
     weights: Limits = Limits()
 
 
 class Probe(_Part):
-    """What `evaluation.probe` measured: `nll` in nats of every token but the first."""
+    """What `evaluation.probe` measured: `nll` in nats of every token but the first, or whatever the task states."""
 
     ids: list[Token]
     nll: list[float]
@@ -53,7 +53,8 @@ class Probe(_Part):
 
     @model_validator(mode="after")
     def _paired(self) -> Probe:
-        if len(self.nll) != len(self.ids) - 1 or len(self.nll) < 2:
+        paired = not self.ids or len(self.ids) - len(self.nll) in (0, 1)  # nothing predicts the first token of a text
+        if not paired or len(self.nll) < 2:
             raise ValueError(f"{len(self.ids)} ids do not have {len(self.nll)} losses")
         return self
 
@@ -85,6 +86,7 @@ class Manifest(_Part):
     format: Literal[1, 2]
     recipe: Chosen
     model: str
+    task: str = "causal-lm"
     model_fingerprint: str | None = None
     prefix: list[Token]
     bos: bool
@@ -98,8 +100,8 @@ class Manifest(_Part):
 
     @model_validator(mode="after")
     def _complete(self) -> Manifest:
-        if "config.json" not in self.files:
-            raise ValueError("the list of files lacks config.json")
+        if "config.json" not in self.files or not any(name.endswith(".safetensors") for name in self.files):
+            raise ValueError("the list of files lacks config.json or the weights")
         return self
 
 

@@ -83,9 +83,18 @@ class Batches(Sequence[Batch]):
         """Samples in all batches."""
         return sum(len(item) for item in self.items)
 
+    @property
+    def tokens(self) -> int:
+        """Entries of all samples, as a measure of what they cost."""
+        return sum(len(item) * item.length for item in self.items)
+
     def split(self, tokens: int = TOKENS_PER_CALL) -> list[Batch]:
         """Every batch in parts of at most `tokens` entries."""
         return [part for item in self.items for part in item.split(tokens)]
+
+    def __add__(self, others: Batches) -> Batches:  # type: ignore[override]
+        """These, then the others."""
+        return replace(self, items=self.items + others.items)
 
     def part(self, start: int, stop: int | None = None) -> Batches:
         """Samples `start` to `stop`, whatever batches they are in."""

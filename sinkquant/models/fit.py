@@ -33,6 +33,11 @@ def check_ids(ids: Iterable[int], model: Any, what: str, remedy: str) -> None:
         raise UsageError(f"{what} has the token id {max(beyond)} but the model's embedding {rows} rows: {remedy}.")
 
 
-def check_text(ids: Tensor, model: Any, source: str) -> None:
-    """`check_ids` for a text (N, T) of `source`."""
-    check_ids([int(ids.max())], model, f"the text of {source}", "give the tokenizer that belongs to the model")
+def check_text(ids: Tensor, model: Any, source: str, begin: int | None = None) -> None:
+    """`check_ids` for a text (N, T) of `source`, in front of which `begin` will stand."""
+    check_ids(
+        [int(ids.max()), *([] if begin is None else [begin])],
+        model,
+        f"the text of {source}",
+        "give the tokenizer that belongs to the model",
+    )

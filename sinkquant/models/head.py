@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
+from sinkquant.inputs.batches import Batch
 from sinkquant.models.attention import own_attention
 from sinkquant.models.roles import Roles
 
@@ -32,8 +33,8 @@ class Head:
         expected, got = (log_softmax(self.logits(x), -1) for x in (target, hidden))
         return (expected.exp() * (expected - got)).sum((-2, -1))
 
-    def is_all(self, ids: Tensor) -> bool:
-        """Whether `logits` are the model's own on tokens `ids` (B, T): some models cap or scale them afterwards."""
+    def is_all(self, few: Batch) -> bool:
+        """Whether `logits` are the model's own on a few samples: some models cap or scale them afterwards."""
         seen: list[Tensor] = []
 
         def keep(_module: Any, _arguments: Any, output: Any) -> None:
@@ -42,7 +43,7 @@ class Head:
         hook = self.last.register_forward_hook(keep)
         try:
             with torch.no_grad(), own_attention(self.model, self.roles.attends):
-                logits = self.model(input_ids=ids, use_cache=False).logits
+                logits = self.model(**few.to(self.model.device).tensors).logits
                 if seen[0].dim() != logits.dim() or seen[0].shape[-1] != getattr(self.head, "in_features", None):
                     return False  # several streams, which the model joins in front of its norm
                 own = self.logits(seen[0])

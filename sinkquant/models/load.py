@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -31,6 +30,7 @@ from sinkquant.models.source import Source, local_folder, refuse_adapter, weight
 from sinkquant.models.task import refuse_other_tasks
 from sinkquant.models.transposed import with_linears
 
+CAUSAL = "AutoModelForCausalLM"
 _ALONE = RLock()
 MODEL_REMEDY = "config.json and weights must belong together and suit this version"
 GGUF_REMEDY = "give the transformers folder that the file was made from"
@@ -40,17 +40,20 @@ CONFIG_REMEDY = "correct it, copy the model again, or update transformers if it 
 def load_model(
     source: Source,
     *,
+    auto: str = CAUSAL,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
-    """The causal language model of `source` in `dtype` on `device`, in evaluation mode; a GGUF file is dequantized.
+    """The model of `source` in `dtype` on `device`, in evaluation mode; a GGUF file is dequantized.
+
+    `auto`: the name of the class of transformers that loads it.
 
     Raises UsageError for remote code that is not trusted and for a model that is quantized already, SinkquantError for
     weights that are damaged, incomplete or of another shape.
     """
     folder = _checked_folder(source)
     if source.gguf_file is None:
-        load_config(source)
+        load_config(source, auto)
     options = _where(source) | {
         "dtype": dtype,
         "use_safetensors": True,
@@ -63,9 +66,9 @@ def load_model(
     elif hasattr(transformers, "GgufConfig"):  # versions without it always dequantize
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with quiet(), in_one_sentence(source.label, MODEL_REMEDY if source.gguf_file is None else GGUF_REMEDY):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(**options)
+        loaded: Any = getattr(transformers, auto).from_pretrained(**options)
         model, info = loaded
-        check_complete(source.label, info, "give a complete causal language model")
+        check_complete(source.label, info, "give a complete model")
     _own_head(model)
     with_linears(model)
     return model.to(device)
@@ -86,12 +89,13 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_config(source: Source) -> PreTrainedConfig:
-    """The transformers configuration of `source`; the same models are refused as in `load_model`."""
+def load_config(source: Source, auto: str | None = None) -> PreTrainedConfig:
+    """The transformers configuration of `source`; the same models are refused as in `load_model`, where the class that
+    will load it is named."""
     folder = _checked_folder(source)
     with quiet(), in_one_sentence(f"the config.json of {source.label}", CONFIG_REMEDY):
         config: PreTrainedConfig = AutoConfig.from_pretrained(**_where(source))
-    if source.gguf_file is None and not _read_config(folder).get("auto_map"):
+    if auto == CAUSAL and not _read_config(folder).get("auto_map"):
         refuse_other_tasks(config, source.label)
     return config
 

@@ -45,16 +45,20 @@ def key_values(title: str, mapping: Mapping[str, Any]) -> Sheet:
 def comparison_table(comparison: Comparison, extra: Iterable[Sequence[Any]] = ()) -> Sheet:
     """Baseline and result side by side; `extra` rows are (what, baseline, result), for instance the size."""
     c = comparison
-    scored = f"{c.tokens} tokens, {c.windows} windows of {c.window}"
+    scored = f"{c.tokens} tokens, {c.windows} windows of {c.window}" if c.window else f"{c.windows} samples"
+    known = [
+        ("perplexity", c.baseline_perplexity, c.result_perplexity),
+        ("mean KL to the baseline (nats/token)", None, c.kl),
+        ("same first choice", None, None if c.top1_agreement is None else f"{c.top1_agreement:.2%}"),
+    ]
     return rows(
         f"Result against its baseline ({c.text + ', ' if c.text else ''}{scored})",
         ["", "baseline", "result"],
         [
-            ("perplexity", c.baseline_perplexity, c.result_perplexity),
-            ("mean KL to the baseline (nats/token)", None, c.kl),
-            ("same first choice", None, f"{c.top1_agreement:.2%}"),
+            *(row for row in known if row[-1] is not None),
+            *((words(name), *pair) for name, pair in c.figures.items()),
             *([] if c.routed_rows is None else [("rows beyond the range, in float", None, f"{c.routed_rows:.3%}")]),
-            ("begin of text", c.bos_baseline, c.bos_result),
+            *([("begin of text", c.bos_baseline, c.bos_result)] if c.window else []),
             ("seconds to score", f"{c.seconds_baseline:.1f}", f"{c.seconds_result:.1f}"),
             *extra,
         ],

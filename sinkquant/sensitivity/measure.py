@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sinkquant.inputs.batches import Batch
 from sinkquant.models.attention import own_attention
 from sinkquant.models.head import ROWS, Head
 from sinkquant.models.roles import Roles, Site
@@ -31,17 +32,17 @@ Progress = Callable[[int, int], None]
 
 
 def measure(
-    model: Any, roles: Roles, ids: Tensor, schemes: Mapping[str, LinearScheme], *, search: bool, threshold: float,
+    model: Any, roles: Roles, few: Batch, schemes: Mapping[str, LinearScheme], *, search: bool, threshold: float,
     progress: Progress,
 ) -> dict[str, float] | None:  # fmt: skip
-    """About KL(full precision ‖ changed) in nats a token by the first linear of every site, on tokens `ids` (N, T).
+    """About KL(full precision ‖ changed) in nats a token by the first linear of every site, on samples `few`.
 
     `schemes` say how each linear's weights are rounded, to nearest with or without a `search` for the range; inputs,
     keys and values stay in float. Sink rows, beyond `threshold` × the median row, are no part of an input's mean.
     None where the logits are something else than the head behind the final norm, so that they cannot be compared.
     """
     head, runs, means = Head(model, roles), list[BlockRun](), dict[str, Mean]()
-    if not head.is_all(ids[:1, :16]):
+    if not head.is_all(few[:1]):
         return None
 
     def show(name: str, rows: Tensor, real: Tensor) -> None:
@@ -52,7 +53,7 @@ def measure(
         runs.append(run)
         return run_and_show(run, show)
 
-    (last,) = Walk(model, roles, ids, tokens=ids.numel()).run(keep)
+    (last,) = Walk(model, roles, [few], tokens=len(few) * few.length).run(keep)
     gradients = _at_the_end(head, last)
     found: dict[str, float] = {}
     with own_attention(model, roles.attends):
@@ -64,7 +65,7 @@ def measure(
                 with rounded(model, site, schemes, mean, search):
                     change = run.forward(0) - output.detach()
                 along = torch.stack([(g * change).sum(-1, dtype=torch.float64) for g in gradients])  # (draws, N, T)
-                found[site.linears[0]] = 0.5 * float(along.pow(2).sum()) / DRAWS / ids.numel()
+                found[site.linears[0]] = 0.5 * float(along.pow(2).sum()) / DRAWS / output.shape[:-1].numel()
             gradients = [
                 torch.autograd.grad(output, hidden, g, retain_graph=i + 1 < DRAWS)[0] for i, g in enumerate(gradients)
             ]

@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sinkquant.errors import SinkquantError, UsageError
-from sinkquant.evaluation import score
 from sinkquant.evaluation.compare import compare
 from sinkquant.evaluation.score import evaluate_one
 from sinkquant.evaluation.versions import versions
+from sinkquant.tasks import next_token
 
 BOS = 1
 
@@ -50,7 +50,7 @@ def test_a_model_equals_itself(tiny_llama: LlamaForCausalLM) -> None:
 def test_figures_are_those_of_plain_code(
     tiny_llama: LlamaForCausalLM, other: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score, "CHUNK_ELEMENTS", 7 * tiny_llama.config.vocab_size)  # chunks of 7 positions
+    monkeypatch.setattr(next_token, "CHUNK_ELEMENTS", 7 * tiny_llama.config.vocab_size)  # chunks of 7 positions
     windows, steps = text_ids(tiny_llama, 3, 30), []
     labels = {"text": "random", "bos_baseline": "none", "bos_result": "constant"}
     found = compare(

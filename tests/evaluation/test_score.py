@@ -20,10 +20,11 @@ from transformers import (
 )
 
 from sinkquant.errors import SinkquantError, UsageError
-from sinkquant.evaluation import score
 from sinkquant.evaluation.metric import PERPLEXITY
-from sinkquant.evaluation.score import Score, evaluate_one, head_is_separate, token_logprobs
+from sinkquant.evaluation.score import Score, evaluate_one
 from sinkquant.evaluation.windows import text_windows
+from sinkquant.tasks import next_token
+from sinkquant.tasks.next_token import head_is_separate, token_logprobs
 
 SMALL: dict[str, Any] = {
     "vocab_size": 97,
@@ -85,7 +86,7 @@ def test_a_separate_head_never_sees_more_than_a_chunk(tiny_llama: LlamaForCausal
 
 
 def test_score_is_the_mean_over_all_windows(tiny_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(score, "CHUNK_ELEMENTS", 5 * tiny_llama.config.vocab_size)  # chunks of 5 positions
+    monkeypatch.setattr(next_token, "CHUNK_ELEMENTS", 5 * tiny_llama.config.vocab_size)  # chunks of 5 positions
     windows, steps = random_ids(tiny_llama, 3, 24), []
     found = evaluate_one(
         tiny_llama, windows, scored=slice(4, 22), progress=lambda done, total: steps.append((done, total))
@@ -116,7 +117,7 @@ def test_a_broken_model_is_named(tiny_llama: LlamaForCausalLM) -> None:
 
 
 def test_perplexity_of_a_hopeless_model_is_infinite() -> None:
-    assert PERPLEXITY.value(0.0) == 1.0
+    assert PERPLEXITY.value(torch.zeros(2)) == 1.0
     assert Score(nll=1e4, tokens=1, figures={}).perplexity == math.inf
 
 

@@ -78,10 +78,10 @@ def test_an_interrupted_run_raises_the_same_sites(
 ) -> None:
     overrides = ("weights.budget=4.8", "sinks.prefix=[1]")
     whole = make("whole", "w4a8kv4", *overrides)
-    monkeypatch.setattr("sinkquant.api.quantize.quantize_blocks", interrupt := _Interrupt())
+    monkeypatch.setattr("sinkquant.flow.run.quantize_blocks", interrupt := _Interrupt())
     with pytest.raises(KeyboardInterrupt):
         make("out", "w4a8kv4", *overrides)
-    monkeypatch.setattr("sinkquant.api.quantize.quantize_blocks", interrupt.original)
+    monkeypatch.setattr("sinkquant.flow.run.quantize_blocks", interrupt.original)
     monkeypatch.setattr(budget, "measure", None)  # what was measured is kept
     again = make("out", "w4a8kv4", *overrides)
     assert set(bits_of(again).values()) == {4, 8}

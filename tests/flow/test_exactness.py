@@ -16,6 +16,7 @@ from sinkquant.flow.transform import transform
 from sinkquant.models.roles import Roles
 from sinkquant.models.trace import trace_roles
 from sinkquant.recipes import list_recipes, load_recipe
+from tests.sessions import text_session
 
 IDS = torch.randint(3, 190, (1, 96), generator=torch.Generator().manual_seed(0))
 EVERYTHING = ("transforms.smooth=true", "transforms.inputs=true", "kv_cache.balance=true", "kv_cache.bits=4")
@@ -23,7 +24,7 @@ EVERYTHING = ("transforms.smooth=true", "transforms.inputs=true", "kv_cache.bala
 
 def run(model: torch.nn.Module, roles: Roles, recipe: str, overrides: tuple[str, ...] = ()) -> float:
     plan = make_plan(load_recipe(recipe, overrides), (), roles, weight_shapes(model, roles), None)
-    return transform(model, roles, plan, IDS)
+    return transform(text_session(model, IDS, roles), plan)
 
 
 def zeroed(*names: str, rows: slice = slice(None)) -> Callable[[torch.nn.Module], None]:

@@ -13,9 +13,13 @@ from torch import Tensor, nn
 from transformers import MambaConfig, MambaForCausalLM
 
 import sinkquant
-import sinkquant.api.quantize as flow
+import sinkquant.flow.run as flow
 from sinkquant.flow.nonsense import Nonsense, correlation, culprit, is_nonsense, reference, refuse_strange
+from sinkquant.flow.plan import Plan
+from sinkquant.flow.session import Session
+from sinkquant.inputs.batches import Batch, Batches
 from sinkquant.runtime.linear import QuantizedLinear
+from sinkquant.tasks.causal_lm import CAUSAL_LM
 
 SMALL = ["calibration.length=64", "calibration.sequences=4", "weights.method=rtn"]
 GUESS = math.log(50_000)
@@ -84,13 +88,13 @@ def test_nothing_is_written_and_the_module_is_named(
     case: str, trained: bool,
 ) -> None:  # fmt: skip
     name, damage = DAMAGE[case]
-    whole = flow._quantize_ends
+    whole = flow.quantize_ends
 
-    def damaged(model: Any, *rest: Any) -> None:
-        whole(model, *rest)
-        damage(model.get_submodule(name))
+    def damaged(session: Session, plan: Plan) -> None:
+        whole(session, plan)
+        damage(session.model.get_submodule(name))
 
-    monkeypatch.setattr(flow, "_quantize_ends", damaged)
+    monkeypatch.setattr(flow, "quantize_ends", damaged)
     monkeypatch.setattr("sinkquant.runtime.loaded.refuse_not_finite", lambda *_: None)
     source = model_folder if trained else random_folder
     with pytest.raises(Nonsense, match=rf"{name} is where it begins"):
@@ -101,13 +105,13 @@ def test_nothing_is_written_and_the_module_is_named(
 def test_whoever_wants_any_result_gets_it(
     model_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = flow._quantize_ends
+    whole = flow.quantize_ends
 
-    def damaged(model: Any, *rest: Any) -> None:
-        whole(model, *rest)
-        swapped(model.lm_head)
+    def damaged(session: Session, plan: Plan) -> None:
+        whole(session, plan)
+        swapped(session.model.lm_head)
 
-    monkeypatch.setattr(flow, "_quantize_ends", damaged)
+    monkeypatch.setattr(flow, "quantize_ends", damaged)
     assert quantized(model_folder, "w8a8-static", text_file, tmp_path / "out", "proof.worst=null").path
 
 
@@ -134,7 +138,7 @@ def random_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_forward_that_breaks_outside_of_the_linears_is_noticed(tiny_llama: Any) -> None:
     ids = torch.arange(1, 25)[None]
-    before = reference(tiny_llama, ids)
+    before = reference(CAUSAL_LM, tiny_llama, Batches((Batch({"input_ids": ids}),)))
     refuse_strange(tiny_llama, before)
 
     class Cast(nn.Module):

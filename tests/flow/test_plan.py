@@ -10,7 +10,6 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaForCausalLM
 
 from sinkquant.errors import UsageError
 from sinkquant.flow.estimate import estimate
-from sinkquant.flow.loadable import refuse_unloadable
 from sinkquant.flow.plan import Plan, make_plan, weight_shapes
 from sinkquant.models.trace import trace_roles
 from sinkquant.recipes import load_recipe
@@ -61,12 +60,11 @@ def test_only_static_inputs_route(tiny_llama: LlamaForCausalLM) -> None:
 
 
 def test_the_estimate_grows_with_the_text(tiny_llama: LlamaForCausalLM) -> None:
-    roles = trace_roles(tiny_llama)
-    made, shapes = plan(tiny_llama, "w4a4kv4"), weight_shapes(tiny_llama, roles)
-    small, large = estimate(made, shapes, 1_000), estimate(made, shapes, 10_000_000)
+    made = plan(tiny_llama, "w4a4kv4")
+    small, large = estimate(made, 1_000), estimate(made, 10_000_000)
     assert large.seconds > 10 * small.seconds
     assert large.memory > small.memory > 600e6
-    tuned = estimate(plan(tiny_llama, "w4a4kv4", "tuning.epochs=5", "tuning.tokens=null"), shapes, 10_000_000)
+    tuned = estimate(plan(tiny_llama, "w4a4kv4", "tuning.epochs=5", "tuning.tokens=null"), 10_000_000)
     assert tuned.seconds > 1.5 * large.seconds
 
 
@@ -79,7 +77,7 @@ def test_a_recipe_of_keys_and_values_alone_needs_an_attention_that_can_be_seen(t
     made = make_plan(load_recipe("w4a8kv4", ()), (), blind, shapes, None)
     assert any("keys and values stay in full precision" in note for note in made.notes)
     with pytest.raises(UsageError, match="a class of their own"):
-        refuse_unloadable(load_recipe("w8a8", ()), tiny_llama, replace(roles, own_linears=True))
+        make_plan(load_recipe("w8a8", ()), (), replace(roles, own_linears=True), shapes, None)
 
 
 def test_what_is_said_of_many_blocks_is_said_once(tiny_llama: LlamaForCausalLM) -> None:

@@ -121,9 +121,10 @@ def test_bos_stands_in_front_wherever_a_block_sees_text(
     seen: list[torch.Tensor] = []
     start = Walk.__init__
 
-    def watched(self: Walk, model: Any, roles: Any, ids: torch.Tensor, *others: Any, **options: Any) -> None:
+    def watched(self: Walk, model: Any, roles: Any, batches: Any, *others: Any, **options: Any) -> None:
+        ids = batches if isinstance(batches, torch.Tensor) else batches[0].tensors["input_ids"]
         seen.append(ids)
-        start(self, model, roles, ids, *others, **options)
+        start(self, model, roles, batches, *others, **options)
 
     monkeypatch.setattr(Walk, "__init__", watched)
     overrides = [*SMALL, f"calibration.bos={policy}", "sinks.prefix=none", "sinks.exclude=false", "tuning.length=65"]

@@ -19,10 +19,13 @@ from transformers import (
 )
 
 from sinkquant.flow.plan import make_plan, weight_shapes
-from sinkquant.flow.transform import logits_of, transform
+from sinkquant.flow.transform import transform
+from sinkquant.inputs.batches import Batch
 from sinkquant.models.trace import trace_roles
 from sinkquant.recipes import Recipe, load_recipe
+from sinkquant.tasks.causal_lm import CAUSAL_LM
 from sinkquant.transforms.prefix import refuse_prefix
+from tests.sessions import text_session
 from tests.tiny import BOS
 
 PARTS = ("fold_norms", "r1", "r2", "r3", "r4")
@@ -50,7 +53,7 @@ def run(model: torch.nn.Module, chosen: Recipe, prefix: tuple[int, ...]) -> floa
     roles = trace_roles(model)
     ids = torch.randint(3, 190, (1, 96), generator=torch.Generator().manual_seed(0))
     plan = make_plan(chosen, prefix, roles, weight_shapes(model, roles), refuse_prefix(roles))
-    return transform(model, roles, plan, ids)
+    return transform(text_session(model, ids, roles), plan)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,7 @@ def test_generation_equals_the_prefix_in_context(tiny_llama: LlamaForCausalLM) -
 
 def test_forward_with_masks_positions_and_caches(tiny_llama: LlamaForCausalLM) -> None:
     prefix, ids = (1, 9), torch.tensor([[5, 17, 100, 23, 42]])
-    expected = logits_of(tiny_llama, ids, torch.ones_like(ids), prefix)
+    expected = CAUSAL_LM.alone(tiny_llama, Batch({"input_ids": ids}), prefix)
     model = prepared(tiny_llama, prefix)
 
     def near(logits: torch.Tensor) -> None:

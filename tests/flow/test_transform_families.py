@@ -10,6 +10,7 @@ from sinkquant.flow.transform import no_prefix, transform
 from sinkquant.models.trace import trace_roles
 from sinkquant.recipes import load_recipe
 from tests.families import FAMILIES, make
+from tests.sessions import text_session
 
 PREFIXED = {"Llama", "Qwen2", "Mixtral", "Qwen2Moe"}  # rotary positions, and an attention in every block
 
@@ -19,8 +20,7 @@ PREFIXED = {"Llama", "Qwen2", "Mixtral", "Qwen2Moe"}  # rotary positions, and an
 def test_transformations_are_exact(family: str, recipe: str) -> None:
     model = make(family)
     roles, ids = trace_roles(model), torch.randint(3, 97, (2, 48), generator=torch.Generator().manual_seed(0))
-    plan = make_plan(
-        load_recipe(recipe, ()), (1,), roles, weight_shapes(model, roles), no_prefix(model, roles, (1,), ids)
-    )
-    assert transform(model, roles, plan, ids) <= 1e-4
+    session = text_session(model, ids, roles)
+    plan = make_plan(load_recipe(recipe, ()), (1,), roles, weight_shapes(model, roles), no_prefix(session, (1,)))
+    assert transform(session, plan) <= 1e-4
     assert plan.prefix == ((1,) if family in PREFIXED else ())

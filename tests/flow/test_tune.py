@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from sinkquant.flow.result import Result
-from sinkquant.flow.tune import pieces
+from sinkquant.inputs.batches import Batch, Batches
 from sinkquant.quantization.grid import Grid, fake_quantize, round_through
+from sinkquant.tasks.causal_lm import CAUSAL_LM
 
 COMMON = ["calibration.sequences=16", "calibration.length=128", "tuning.length=128", "export.dtype=float32"]
 
@@ -62,9 +63,14 @@ def test_what_gets_worse_is_not_kept(make: Callable[..., Result], tmp_path: Path
 
 def test_text_is_cut_into_equal_pieces_and_not_more_than_asked_for() -> None:
     ids = torch.arange(20).reshape(2, 10)
-    assert pieces(ids, 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [10, 11, 12, 13], [14, 15, 16, 17]]
-    assert pieces(ids, 4, tokens=11).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert pieces(ids, 16, tokens=1).tolist() == [list(range(10))]
+
+    def pieces(length: int, tokens: int | None = None) -> list[list[int]]:
+        cut = CAUSAL_LM.pieces(Batches((Batch({"input_ids": ids}),)), length, tokens)
+        return cut[0].tensors["input_ids"].tolist()
+
+    assert pieces(4) == [[0, 1, 2, 3], [4, 5, 6, 7], [10, 11, 12, 13], [14, 15, 16, 17]]
+    assert pieces(4, tokens=11) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert pieces(16, tokens=1) == [list(range(10))]
 
 
 def test_rounding_passes_gradients_and_changes_no_bit() -> None:

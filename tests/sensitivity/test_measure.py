@@ -12,11 +12,13 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from sinkquant.flow.plan import make_plan, weight_shapes
 from sinkquant.flow.transform import transform
+from sinkquant.inputs.batches import Batch
 from sinkquant.models.roles import Site
 from sinkquant.models.trace import trace_roles
 from sinkquant.quantization.weights import round_to_nearest
 from sinkquant.recipes import load_recipe
 from sinkquant.sensitivity.measure import measure, rounded
+from tests.sessions import text_session
 from tests.tiny import BOS, byte_tokenizer
 
 
@@ -38,12 +40,18 @@ def test_it_is_about_what_the_whole_model_says(
     roles = trace_roles(model)
     overrides = ["activations.center=false", "weights.group_size=null"]
     made = make_plan(load_recipe(recipe, overrides), prefix, roles, weight_shapes(model, roles), None)
-    transform(model, roles, made, ids)
+    transform(text_session(model, ids, roles), made)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     before = predictions(model, ids)
     seen: list[tuple[int, int]] = []
     losses = measure(
-        model, roles, ids, made.linears, search=True, threshold=64.0, progress=lambda d, t: seen.append((d, t))
+        model,
+        roles,
+        Batch({"input_ids": ids}),
+        made.linears,
+        search=True,
+        threshold=64.0,
+        progress=lambda d, t: seen.append((d, t)),
     )
     assert losses is not None
     assert seen == [(i + 1, len(roles.blocks)) for i in range(len(roles.blocks))]
@@ -89,7 +97,7 @@ def test_logits_that_are_changed_behind_the_head_cannot_be_compared(tiny_llama: 
 
     with tiny_llama.register_forward_hook(halve):  # type: ignore[attr-defined]
         found = measure(
-            tiny_llama, roles, torch.arange(8)[None], made.linears, search=True, threshold=64.0,
+            tiny_llama, roles, Batch({"input_ids": torch.arange(8)[None]}), made.linears, search=True, threshold=64.0,
             progress=lambda *_: None,
         )  # fmt: skip
     assert found is None

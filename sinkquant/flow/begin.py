@@ -1,0 +1,52 @@
+"""Load a model, explain it, and read what it is calibrated on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from sinkquant.flow.plan import refuse_plan
+from sinkquant.flow.result import Options
+from sinkquant.flow.session import Session
+from sinkquant.models.attention import implementations
+from sinkquant.models.finite import check_finite
+from sinkquant.models.fit import check_ids
+from sinkquant.models.load import load_model
+from sinkquant.models.source import resolve
+from sinkquant.models.trace import trace_roles
+from sinkquant.recipes.schema import Recipe
+from sinkquant.tasks.task import Ask
+from sinkquant.tasks.tasks import find_task
+
+HELD_OUT = 2  # sequences behind the calibration text that the proof is measured on
+
+
+def begin(model: str | Path, recipe: Recipe, options: Options, *, settled: bool) -> Session:
+    """The session that everything else works on; `settled`: the recipe is the one that will be followed.
+
+    Raises SinkquantError for a model or for data that cannot be used, before any work.
+    """
+    source = resolve(model, options.trust_remote_code)
+    task = find_task(source, options.task)
+    processor = task.processor(source)
+    network = load_model(source, auto=task.auto, dtype=torch.float32)
+    network.requires_grad_(False)
+    check_finite(network)
+    attention = implementations(network.config)
+    roles = trace_roles(network)
+    if settled:
+        refuse_plan(recipe, roles)
+    data = task.read(ask(recipe, options.calibration), processor, network, roles)
+    if isinstance(recipe.sinks.prefix, tuple):
+        check_ids(recipe.sinks.prefix, network, "sinks.prefix", "name ids below that, or set sinks.prefix=auto")
+    return Session(network, roles, task, processor, source.label, source, data, attention, data.begin)
+
+
+def ask(recipe: Recipe, source: str | None) -> Ask:
+    """The data that a recipe asks for; `source` stands in for that of the recipe."""
+    spec, detects = recipe.calibration, recipe.sinks.prefix == "auto" or recipe.sinks.exclude
+    return Ask(
+        source or spec.source, spec.sequences, HELD_OUT, spec.length, spec.seed, spec.column, spec.bos,
+        recipe.sinks.max_prefix if detects else 0,
+    )  # fmt: skip

@@ -1,0 +1,51 @@
+"""From what was found in a model to what will be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from sinkquant.errors import shown
+from sinkquant.flow.loadable import asked_by_stock, loadable
+from sinkquant.flow.plan import Plan, make_plan, weight_shapes
+from sinkquant.flow.session import Session
+from sinkquant.flow.transform import no_prefix
+from sinkquant.models.side_files import left_out
+from sinkquant.models.source import Source, local_folder
+from sinkquant.recipes.schema import Recipe
+from sinkquant.sinks.report import SinkReport
+
+Revise = Callable[[SinkReport | None], tuple[Recipe, str]]
+"""A recipe for what detection found, with the same calibration as the one before, and why."""
+
+
+def decide(session: Session, recipe: Recipe, report: SinkReport | None, revise: Revise | None) -> tuple[Session, Plan]:
+    """The plan, and the session that carries it out: with the report's threshold, and without BOS in front of a text
+    where the prefix holds it."""
+    why: list[str] = []
+    if revise is not None:
+        recipe, *why = revise(report)
+    asked = asked_by_stock(recipe, session.model, session.roles)
+    prefix = prefix_of(recipe, report)
+    shapes = weight_shapes(session.model, session.roles)
+    plan = make_plan(recipe, prefix, session.roles, shapes, no_prefix(session, prefix))
+    plan = loadable(plan, session.model, session.roles, shapes, asked)
+    plan = replace(plan, notes=(*why, *session.data.notes, *_links(session.source), *plan.notes))
+    threshold = session.threshold if report is None else report.threshold
+    begin = None if session.data.begin in plan.prefix else session.data.begin
+    return replace(session, threshold=threshold, begin=begin), plan
+
+
+def prefix_of(recipe: Recipe, report: SinkReport | None) -> tuple[int, ...]:
+    """The ids that the recipe or the report puts in front."""
+    if recipe.sinks.prefix == "none":
+        return ()
+    if recipe.sinks.prefix == "auto":
+        return () if report is None else report.prefix.ids
+    return tuple(recipe.sinks.prefix)
+
+
+def _links(source: Source | None) -> Iterator[str]:
+    """A note for every side file that is not copied because it is a link."""
+    for name in () if source is None or source.gguf_file is not None else left_out(local_folder(source)):
+        yield f"{shown(name)} is a link, which is not followed: the checkpoint goes without it"

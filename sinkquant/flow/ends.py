@@ -1,0 +1,31 @@
+"""Embedding and head, on both ends of the blocks, to 8 bits."""
+
+from __future__ import annotations
+
+from sinkquant.flow.plan import Plan
+from sinkquant.flow.session import Session
+from sinkquant.quantization.scheme import LinearScheme, WeightScheme
+from sinkquant.quantization.weights import round_to_nearest
+from sinkquant.runtime.embedding import QuantizedEmbedding
+from sinkquant.runtime.linear import QuantizedLinear
+from sinkquant.runtime.modules import replace_module
+from sinkquant.transforms.norms import untie
+
+
+def quantize_ends(session: Session, plan: Plan) -> None:
+    """Round them where the plan says so."""
+    model, roles, settings = session.model, session.roles, plan.recipe.weights
+    embedding_bits = plan.bits[roles.embedding] if roles.embedding is not None else 16
+    if settings.head_bits == 16 and embedding_bits == 16:
+        return
+    if getattr(model.config, "tie_word_embeddings", False):
+        untie(model, roles)
+    if settings.head_bits < 16 and roles.head is not None:
+        head = model.get_submodule(roles.head)
+        scheme = LinearScheme(WeightScheme(settings.head_bits))
+        assert scheme.weight is not None
+        codes = round_to_nearest(head.weight, scheme.weight, search=True)
+        replace_module(model, roles.head, QuantizedLinear.from_linear(head, scheme, codes))
+    if embedding_bits < 16 and roles.embedding is not None:
+        made = QuantizedEmbedding.from_embedding(model.get_submodule(roles.embedding))
+        replace_module(model, roles.embedding, made)

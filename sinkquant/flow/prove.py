@@ -1,0 +1,79 @@
+"""What the model was before, and whether what was written is that model with fewer bits."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sinkquant.evaluation.probe import take_probe
+from sinkquant.evaluation.score import RESULT, Score, answers_of, score
+from sinkquant.flow.nonsense import Reference, refuse_loss, refuse_strange
+from sinkquant.flow.plan import Plan
+from sinkquant.flow.reloaded import check_reloaded
+from sinkquant.flow.session import Session
+from sinkquant.formats.load import read
+from sinkquant.recipes.schema import Proof
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The model before anything was changed: its score, and its answers where they are few."""
+
+    score: Score
+    answers: list[Tensor] | None
+
+
+def metrics_of(proof: Proof, session: Session) -> tuple[str, ...]:
+    """Those that the recipe names, or what results of this task are measured by."""
+    return session.task.metrics if proof == Proof() or proof.metrics == Proof().metrics else proof.metrics
+
+
+def take_baseline(session: Session, plan: Plan) -> Baseline:
+    """On the held-out data, with BOS in front of text where the model is used so."""
+    task, model = session.task, session.model
+    batches = task.begun(session.data.held_out, session.data.begin)
+    metrics = metrics_of(plan.recipe.proof, session)
+    answers = answers_of(task, model, batches) if task.keeps_answers else None
+    return Baseline(score(task, model, batches, metrics=metrics, reference=answers), answers)
+
+
+def prove(
+    folder: Path, session: Session, plan: Plan, baseline: Baseline, before: Reference
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Load `folder` in place of the session's model, whose memory it takes; returns figures and the probe.
+
+    Raises SinkquantError where it computes something else than the model in memory, Nonsense where it is of no use.
+    """
+    assert session.source is not None
+    task, proof, ours = session.task, plan.recipe.proof, plan.recipe.target == "sink-aware"
+    few = task.few(session.calibration)
+    if not ours:  # what a stock loader chooses, part by part
+        session.model.set_attn_implementation(session.attention)
+    expected = task.answer(session.model, few)
+    held_out, ids = session.held_out, task.probe_ids(session.processor, session.begin)
+    session.release()
+    gc.collect()
+    reloaded = read(folder, dtype=torch.float32, trust_remote_code=session.source.trusted)
+    if proof.worst is not None:
+        refuse_strange(reloaded, before)
+    check_reloaded(task.answer(reloaded, few), expected, ours=ours)
+    outcome = score(
+        task, reloaded, held_out, who=RESULT, metrics=metrics_of(proof, session), reference=baseline.answers
+    )
+    if outcome.nll is not None and baseline.score.nll is not None:
+        refuse_loss(reloaded, before, baseline.score.nll, outcome.nll, before.answers.shape[-1], proof.worst)
+    return _figures(baseline.score, outcome), take_probe(task, reloaded, ids)
+
+
+def _figures(baseline: Score, outcome: Score) -> dict[str, Any]:
+    figures: dict[str, Any] = {"tokens": outcome.tokens, "text": "held-out part of the calibration text"}
+    for when, found in (("baseline", baseline), ("result", outcome)):
+        if found.perplexity is not None:
+            figures[f"{when}_perplexity"] = found.perplexity
+        figures |= {f"{when}_{name}": figure for name, figure in found.figures.items()}
+    return figures
