@@ -38,7 +38,7 @@ FAMILIES = {
     "Llama": Family(rotates=True, up=3),
     "Qwen2": Family({"num_key_value_heads": 4}, rotates=True, up=3),
     "GPTBigCode": Family(GPT | {"multi_query": True}, plain=0),  # mask by position, fused projection
-    "BertLMHead": Family({"is_decoder": True}, plain=0, reads=0),  # norms behind the sublayers
+    "BertLMHead": Family({"is_decoder": True}, reads=0),  # norms behind the sublayers
     "XGLM": Family({"d_model": 48, "ffn_dim": 96, "num_layers": 3, "attention_heads": 4}, attends=False, plain=0),
     "Bloom": Family({"n_layer": 3, "n_head": 4}, attends=False, plain=0),  # blocks give tuples
     "Falcon": Family({"head_dim": None}, attends=False, plain=0, reads=1),

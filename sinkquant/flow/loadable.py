@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from sinkquant.errors import UsageError
 from sinkquant.flow.plan import Plan, Shapes, reshaped
 from sinkquant.models.merged import divides, merges
-from sinkquant.models.record import run_tokens
+from sinkquant.models.record import run_probe, token_probe
 from sinkquant.models.roles import Roles, Site
 from sinkquant.recipes.schema import Recipe
 from sinkquant.runtime.embedding import QuantizedEmbedding
@@ -117,7 +117,7 @@ def flat_inputs(model: nn.Module, names: Collection[str]) -> set[str]:
 
     hooks = [model.get_submodule(name).register_forward_pre_hook(look(name)) for name in names]
     try:
-        run_tokens(model, own=False)
+        run_probe(model, token_probe(model), own=False)
     finally:
         for hook in hooks:
             hook.remove()

@@ -24,7 +24,7 @@ from sinkquant.errors import SinkquantError
 NAME = "sinkquant"
 STAGES = "attention_stages"  # attribute of an attention module: tuple of stages, applied in order
 RAN = "attention_ran"  # attribute of a module with stages: this function has been called for it
-HEEDED = frozenset({"softcap", "s_aux", "is_causal", "output_attentions"})
+HEEDED = frozenset({"softcap", "s_aux", "is_causal", "output_attentions", "position_bias"})
 # Known to change nothing here: mask, queries and keys hold it already, or it is meant for other parts.
 SETTLED = frozenset({
     "sliding_window", "position_ids", "position_embeddings", "cache_position", "seq_idx", "deterministic", "use_cache",
@@ -34,7 +34,8 @@ SETTLED = frozenset({
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """What a stage receives. `mask` is None for plain causal attention, else boolean (True = visible) or additive."""
+    """What a stage receives. `mask` is boolean (True = visible) or additive; without one a query sees every key, or, if
+    the attention is `causal`, those up to its own."""
 
     query: Tensor  # (B, H, T, d)
     key: Tensor  # (B, Hkv, S, d), rotary embedding applied, past keys included
@@ -45,21 +46,40 @@ class AttentionCall:
     sink_logits: Tensor | None = None  # (H,), extra terms of the softmax's denominator
     cache: Any = None  # a cache layer that waits for `key` and `value`, then the new tokens alone; a stage writes them
     prefix: int = 0  # without a mask: that many keys come first and are visible to every query
+    causal: bool = True
+
+    @property
+    def implied(self) -> bool:
+        """Whether the causal mask is implied; a single query sees all keys, as they come before it."""
+        return self.causal and self.mask is None and self.query.shape[2] > 1
+
+    def only_text(self) -> AttentionCall:
+        """The same without keys behind the text: a pre-allocated cache goes on there, which no implied mask tells."""
+        if not self.implied:
+            return self
+        keys = self.prefix + self.query.shape[2]
+        return replace(self, key=self.key[:, :, :keys], value=self.value[:, :, :keys])
 
     def explicit(self) -> AttentionCall:
-        """The same call with a mask in place of the implied causal one, so that columns can be added to it."""
+        """The same call with a mask in place of the implied one, so that columns can be added to it."""
         if self.mask is not None:
             return self
         length = self.query.shape[2]
-        if length == 1:
-            visible = torch.ones(1, 1, 1, self.key.shape[2], dtype=torch.bool, device=self.key.device)
+        if not self.implied:
+            visible = torch.ones(1, 1, length, self.key.shape[2], dtype=torch.bool, device=self.key.device)
             return replace(self, mask=visible, prefix=0)
-        # A pre-allocated cache is longer than the text it holds; without a mask only the text's part is meant.
-        keys = self.prefix + length
-        causal = torch.ones(length, keys, dtype=torch.bool, device=self.key.device).tril(self.prefix)
-        return replace(
-            self, key=self.key[:, :, :keys], value=self.value[:, :, :keys], mask=causal[None, None], prefix=0
-        )
+        causal = torch.ones(length, self.prefix + length, dtype=torch.bool, device=self.key.device).tril(self.prefix)
+        return replace(self.only_text(), mask=causal[None, None], prefix=0)
+
+    def biased(self, bias: Tensor | None) -> AttentionCall:
+        """The same call with `bias` (1 or B, H, T, S) added to the logits: distances that are learned (T5)."""
+        if bias is None:
+            return self
+        call = self.explicit()
+        assert call.mask is not None
+        hidden = torch.finfo(bias.dtype).min
+        mask = torch.where(call.mask, bias, hidden) if call.mask.dtype == torch.bool else bias + call.mask
+        return replace(call, mask=mask)
 
 
 @dataclass(frozen=True)
@@ -99,7 +119,10 @@ def attention_forward(
         cache, key, value = key.layer, key.states, value.states
     assert isinstance(key, Tensor)
     assert isinstance(value, Tensor)
-    call = AttentionCall(query, key, value, attention_mask, scaling, softcap, sink_logits, cache)
+    is_causal = kwargs.get("is_causal")
+    causal = bool(is_causal if is_causal is not None else getattr(module, "is_causal", True))
+    call = AttentionCall(query, key, value, attention_mask, scaling, softcap, sink_logits, cache, causal=causal)
+    call = call.biased(kwargs.get("position_bias"))
     applied = getattr(module, STAGES, ())
     for stage in applied:
         call = stage(module, call)
@@ -108,13 +131,13 @@ def attention_forward(
     if call.cache is not None:
         raise SinkquantError("the cache belongs to another model: make a SinkCache of the model that runs.")
     if softcap is None and sink_logits is None and not kwargs.get("output_attentions"):
-        return _fused(module, call, dropout, kwargs.get("is_causal")), None
+        return attended(call, dropout), None
     return _explicit(call)
 
 
-def _fused(module: nn.Module, call: AttentionCall, dropout: float, is_causal: bool | None) -> Tensor:
-    causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
-    implied = bool(causal) and call.mask is None and call.query.shape[2] > 1
+def attended(call: AttentionCall, dropout: float = 0.0) -> Tensor:
+    """What the attention gives, (B, T, H, dv), by torch's fused kernels; without softcap and sink logits."""
+    implied = call.implied
     if implied and call.key.shape[2] != call.query.shape[2] + call.prefix:
         call, implied = call.explicit(), False
     # Queries of the prefix, whose outputs are dropped, make it a square, which kernels compute without a mask.

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from sinkquant.errors import SinkquantError
+from sinkquant.inputs.batches import Batch
 from sinkquant.models.attention import AttentionCall, own_attention, stages
 from sinkquant.models.choices import Choices
 from sinkquant.models.stream import Arguments
+from sinkquant.models.stubs import call_model
 from sinkquant.models.transposed import TransposedLinear
 
 TOKENS = 7  # a prime: no dimension of a model is mistaken for the token axis
@@ -31,11 +34,12 @@ class Event:
 
 @dataclass
 class Trace:
-    """All calls of one forward pass, in order of completion, and the attention calls by module name."""
+    """All calls of one forward pass over `probe`, in order of completion, and the attention calls by module name."""
 
+    probe: Batch
     events: list[Event] = field(default_factory=list)
     calls: dict[str, list[AttentionCall]] = field(default_factory=dict)
-    logits: Tensor | None = None
+    output: Tensor | None = None  # of the model: logits, last hidden states
     choosers: frozenset[str] = frozenset()  # linears that a choice among experts or tokens is made from
     own: bool = True  # attention went through our function
 
@@ -59,9 +63,9 @@ def first_tensor(value: object) -> Tensor | None:
     return None
 
 
-def record(model: nn.Module, *, own: bool) -> Trace:
-    """One pass over a few different tokens; `own`: through our attention function."""
-    trace, choices = Trace(own=own), Choices()
+def record(model: nn.Module, probe: Batch, *, own: bool) -> Trace:
+    """One pass over a small batch; `own`: through our attention function."""
+    trace, choices = Trace(probe, own=own), Choices()
     names = {module: name for name, module in model.named_modules()}
 
     def keep(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
@@ -78,7 +82,7 @@ def record(model: nn.Module, *, own: bool) -> Trace:
     hooks = [module.register_forward_hook(keep, with_kwargs=True) for module in names if module is not model]
     try:
         with stages(list(names), tap), choices:
-            trace.logits = run_tokens(model, own=own)
+            trace.output = run_probe(model, probe, own=own)
     finally:
         for hook in hooks:
             hook.remove()
@@ -86,14 +90,20 @@ def record(model: nn.Module, *, own: bool) -> Trace:
     return trace
 
 
-def run_tokens(model: nn.Module, *, own: bool) -> Tensor:
-    """One forward pass over a few different tokens; returns the logits (1, 7, vocabulary)."""
+def token_probe(model: nn.Module) -> Batch:
+    """A few different tokens, for models of text."""
     vocabulary = model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
-    device = next(model.parameters()).device
-    ids = (torch.arange(1, TOKENS + 1, device=device) * 7919) % vocabulary
+    return Batch({"input_ids": ((torch.arange(1, TOKENS + 1) * 7919) % vocabulary)[None]})
+
+
+def run_probe(model: nn.Module, probe: Batch, *, own: bool) -> Tensor:
+    """One forward pass; returns the first tensor of numbers that the model gives: logits, hidden states, features."""
     with own_attention(model, own), torch.no_grad():
-        logits: Tensor = model(input_ids=ids[None], use_cache=False).logits
-    return logits
+        outputs = call_model(model, probe)
+    given = first_tensor(outputs)
+    if given is None:
+        raise SinkquantError(f"{type(model).__name__} gives no tensor, which is not supported.")
+    return given
 
 
 def is_linear(event: Event) -> bool:
@@ -115,7 +125,7 @@ def is_plain(module: nn.Module) -> bool:
 
 def collinear(a: Tensor, b: Tensor) -> bool:
     """True if a = c·b for one number c (residual and embedding multipliers commute with a rotation)."""
-    if a.shape != b.shape:
+    if a.numel() != b.numel() or a.shape[-1] != b.shape[-1]:
         return False
     a, b = a.double().flatten(), b.double().flatten()
     factor = (a @ b) / (b @ b).clamp_min(1e-30)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.models.attention import AttentionCall, stages
-from sinkquant.models.record import Trace, run_tokens
-from sinkquant.models.roles import Block
+from sinkquant.models.record import Trace, run_probe
+from sinkquant.models.roles import Block, Stack
 
 Change = Callable[[Tensor], Tensor]
 
@@ -62,6 +62,26 @@ class Replay:
             self._run(changes, lambda *_: None)
         return found
 
+    def causal(self, stack: Stack, rows: Change) -> bool:
+        """Whether `rows` of the blocks' outputs, (…, D) -> (…, D), stay the same where other rows of inputs change."""
+        same = list[bool]()
+
+        def compare(block: Block, output: Any) -> None:
+            event = self.trace.of(block.name)
+            if any(block.name == one.name for one in stack.blocks):
+                before, taken = block.stream.given(event.result), block.stream.taken(event.arguments)
+                same.append(_close(rows(block.stream.given(output)), rows(before), rows(taken)))
+
+        def change(block: Block, hidden: Tensor) -> Tensor:
+            if all(block.name != one.name for one in stack.blocks):
+                return hidden
+            changed = hidden.flip(-1) + 1
+            rows(changed).copy_(rows(hidden))
+            return changed
+
+        self._run({}, compare, change)
+        return all(same)
+
     def _unchanged(self, changes: Mapping[str, Changes]) -> set[str]:
         same: set[str] = set()
 
@@ -74,11 +94,16 @@ class Replay:
         self._run(changes, compare)
         return same
 
-    def _run(self, changes: Mapping[str, Changes], look: Callable[[Block, Any], None]) -> None:
+    def _run(
+        self,
+        changes: Mapping[str, Changes],
+        look: Callable[[Block, Any], None],
+        other: Callable[[Block, Tensor], Tensor] = lambda _, hidden: hidden,
+    ) -> None:
         with ExitStack() as stack:
             for block in self.blocks:
                 module = self.model.get_submodule(block.name)
-                hidden = block.stream.taken(self.trace.of(block.name).arguments)
+                hidden = other(block, block.stream.taken(self.trace.of(block.name).arguments))
 
                 def give(_: Any, args: Any, kwargs: Any, block: Block = block, hidden: Tensor = hidden) -> Any:
                     return block.stream.call((args, kwargs), hidden)
@@ -90,7 +115,7 @@ class Replay:
                 stack.callback(module.register_forward_hook(keep).remove)
             for change in changes.values():
                 stack.enter_context(applied(self.model, change))
-            run_tokens(self.model, own=self.trace.own)
+            run_probe(self.model, self.trace.probe, own=self.trace.own)
 
 
 def applied(model: nn.Module, changes: Changes) -> ExitStack:

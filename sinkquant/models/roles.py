@@ -57,10 +57,12 @@ class Site:
 
 @dataclass(frozen=True)
 class Writer:
-    """A linear that writes to the stream; `norm` is the sandwich norm between it and the stream, if any."""
+    """A linear that writes to the stream; `norm` is the sandwich norm between it and the stream, if any, `scale` the
+    module that multiplies every channel there by a number (layer scale)."""
 
     linear: str
     norm: Norm | None = None
+    scale: str | None = None
 
 
 class AttentionKind(StrEnum):

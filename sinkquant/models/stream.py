@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -13,10 +15,12 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # positional, by name
 @dataclass(frozen=True)
 class Stream:
     """`argument`: its position or its name. `result`: its index and the number of outputs; None: the block returns it
-    bare."""
+    bare. `carries`: what else goes from block to block unchanged, as (index of the output, argument), which the first
+    block makes whatever the stream is: the bias of distances (T5)."""
 
     argument: int | str = 0
     result: tuple[int, int] | None = None
+    carries: tuple[tuple[int, int | str], ...] = ()
 
     def taken(self, arguments: Arguments) -> Tensor:
         """The stream among a block's arguments."""
@@ -36,12 +40,28 @@ class Stream:
         given: Tensor = output if self.result is None else output[self.result[0]]
         return given
 
-    def output(self, hidden: Tensor) -> Any:
-        """What a block returns that gives `hidden` and nothing else, in the structure that its model expects."""
+    def output(self, hidden: Tensor, carried: Mapping[int, Any] = MappingProxyType({})) -> Any:
+        """What a block returns that gives `hidden` and what is `carried`, by index, in the structure that its model
+        expects."""
         if self.result is None:
             return hidden
         index, count = self.result
-        return tuple(hidden if i == index else None for i in range(count))
+        return tuple(hidden if i == index else carried.get(i) for i in range(count))
+
+    def carried(self, arguments: Arguments) -> dict[int, Any] | None:
+        """What the block hands on unchanged of its arguments, by index of the output; None if it is to make it."""
+        found = {index: at(arguments, place) for index, place in self.carries}
+        return found if all(value is not None for value in found.values()) else None
+
+    def made(self, output: Any) -> dict[int, Any]:
+        """The same, of what the block returned."""
+        return {index: output[index] for index, _ in self.carries}
+
+
+def at(arguments: Arguments, place: int | str) -> Any:
+    """One argument of a block; None if it is not given."""
+    args, kwargs = arguments
+    return kwargs.get(place) if isinstance(place, str) else args[place] if place < len(args) else None
 
 
 def by_token(hidden: Tensor, batch: int, tokens: int) -> Tensor:
@@ -70,10 +90,11 @@ def link(output: Any, arguments: Arguments) -> Stream | None:
     return None
 
 
-def carried(output: Any, arguments: Arguments, stream: Stream) -> bool:
-    """Whether something beside the stream goes from a block's `output` into the next one's `arguments`."""
+def carries(output: Any, arguments: Arguments, stream: Stream) -> tuple[tuple[int, int | str], ...]:
+    """What goes beside the stream from a block's `output` into the next one's `arguments`, as in `Stream.carries`."""
     if stream.result is None:
-        return False
+        return ()
     args, kwargs = arguments
-    others = [x for i, x in enumerate(output) if i != stream.result[0] and isinstance(x, Tensor)]
-    return any(value is x for x in others for value in (*args, *kwargs.values()))
+    places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    others = [(i, x) for i, x in enumerate(output) if i != stream.result[0] and isinstance(x, Tensor)]
+    return tuple((i, place) for i, x in others for place, value in places if value is x)

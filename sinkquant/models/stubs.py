@@ -39,7 +39,8 @@ def stand_ins(model: nn.Module, forwards: Mapping[str, Forward]) -> Iterator[Non
 
 def call_model(model: nn.Module, batch: Batch) -> Any:
     """The model's outputs for one batch, without a cache of keys and values."""
-    return model(**batch.tensors, **_no_cache(model))
+    device = next(model.parameters()).device
+    return model(**batch.to(device).tensors, **_no_cache(model))
 
 
 def _no_cache(model: nn.Module) -> dict[str, bool]:

@@ -7,81 +7,156 @@ stream is that writer's output. What cannot be explained is said.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sinkquant.errors import SinkquantError
-from sinkquant.models.explain import explain_block
+from sinkquant.inputs.batches import Batch
+from sinkquant.models.explain import Place, explain_block
 from sinkquant.models.norm import norm_kind
-from sinkquant.models.record import TOKENS, Trace, collinear, is_plain, record, run_tokens
-from sinkquant.models.roles import Norm, Roles, Stack
-from sinkquant.models.stream import Stream, carried, is_by_token, link
-from sinkquant.models.verify import rotates, verify_blocks
+from sinkquant.models.outside import Outside, look_outside
+from sinkquant.models.record import TOKENS, Trace, first_tensor, is_plain, record, run_probe, token_probe
+from sinkquant.models.roles import Block, Norm, Roles, Stack
+from sinkquant.models.stacks import Chain, find_stacks
+from sinkquant.models.stream import at, is_by_token
+from sinkquant.models.verify import is_causal, rotates, verify_blocks
 
 TOWER = 0.02  # of a model's weights: what is named that lies beside the blocks
 
 
-def trace_roles(model: nn.Module) -> Roles:
-    """Roles of a causal language model. Raises SinkquantError where no stack of blocks is found, or one whose blocks
-    cannot be run one by one."""
-    trace = _trace(model)
-    list_name, streams = _stack(model, trace)
-    names = list(streams)
-    embedding = _name_of(model, model.get_input_embeddings())  # type: ignore[operator]
-    head_module = model.get_output_embeddings()  # type: ignore[operator]
-    head = _name_of(model, head_module) if head_module is not None else None
+def trace_roles(model: nn.Module, probe: Batch | None = None) -> Roles:
+    """Roles of a model that runs on `probe`: a small batch whose arguments' lengths differ from each other, so that
+    rows tell whose they are; None: seven token ids.
+
+    Raises SinkquantError where no stack of blocks is found, or one whose blocks cannot be run one by one.
+    """
+    trace = _trace(model, probe if probe is not None else token_probe(model))
+    chains = find_stacks(model, trace)
+    around = look_outside(model, trace, chains)
     shared = _shared(model)
-    blocks = tuple(explain_block(model, trace, name, stream, shared) for name, stream in streams.items())
-    blocks = verify_blocks(model, trace, blocks)
-    first = blocks[0].stream.taken(trace.of(names[0]).arguments)
-    if not is_by_token(first, 1, TOKENS):
+    found = [
+        explain_block(model, trace, place, shared)
+        for name, chain in chains.items()
+        for place in _places(trace, chain, around[name])
+    ]
+    blocks = {block.name: block for block in verify_blocks(model, trace, tuple(found))}
+    embedding, head = _embedding(model, trace), _head(model)
+    stacks = tuple(
+        _stack(model, trace, name, [blocks[n] for n in chain], around[name]) for name, chain in chains.items()
+    )
+    if all(stack.rows is None for stack in stacks) and all(t.dim() == 2 for t in trace.probe.tensors.values()):
         raise SinkquantError(
-            f"{type(model).__name__}: its blocks take {tuple(first.shape)} for {TOKENS} tokens, not a vector a token, "
-            "which is not supported yet."
+            f"{type(model).__name__}: its blocks take {tuple(_taken(trace, stacks[-1]).shape)} for "
+            f"{TOKENS} tokens, not a vector a token, which is not supported yet."
         )
-    last = blocks[-1].stream.given(trace.of(names[-1]).result)
-    final = next(
-        (e for e in trace.events if e.input.data_ptr() == last.data_ptr() and norm_kind(e.module) is not None), None
-    )
-    unexplained = []
-    if not collinear(first, trace.of(embedding).output):
-        unexplained.append("the input of the first block is not the token embedding (absolute positions are added)")
-    if final is None:
-        unexplained.append("no norm was found between the last block and the head")
-    unexplained.extend(_beside(model, list_name, {embedding, head, final.name if final else None}))
-    tied = head_module is not None and head_module.weight is model.get_input_embeddings().weight  # type: ignore
-    stack = Stack(
-        list_name,
-        width=first.shape[-1],
-        blocks=blocks,
-        embeddings=(embedding,),
-        final_norm=Norm(final.name, norm_kind(final.module)) if final else None,  # type: ignore[arg-type]
-    )
-    roles = Roles(
-        stacks=(stack,),
+    stacks = (*stacks[:-1], replace(stacks[-1], rotates=rotates(model, trace, stacks[-1], head)))
+    unexplained = [note for stack in stacks for note in _notes(stack, around[stack.name], several=len(stacks) > 1)]
+    known = {embedding, head, *(stack.final_norm.name for stack in stacks if stack.final_norm)}
+    unexplained.extend(_beside(model, list(chains), known))
+    return Roles(
+        stacks=stacks,
         embedding=embedding,
         head=head,
-        tied=tied,
+        tied=head is not None and id(model.get_submodule(head).weight) in shared,
         rope=_rope(model),
         unexplained=tuple(unexplained),
-        own_linears=any(not is_plain(model.get_submodule(name)) for block in blocks for name in block.linears),
-        attends=trace.own and any(block.attention is not None for block in blocks),
+        own_linears=any(not is_plain(model.get_submodule(name)) for block in found for name in block.linears),
+        attends=trace.own and any(block.attentions for block in found),
     )
-    return replace(roles, stacks=(replace(stack, rotates=rotates(model, trace, roles)),))
 
 
-def _trace(model: nn.Module) -> Trace:
+def _places(trace: Trace, chain: Chain, around: Outside) -> Iterator[Place]:
+    """What every block of a stack is given."""
+    for name, stream in chain.items():
+        arguments = trace.of(name).arguments
+        taken = stream.taken(arguments)
+        others = []
+        for place, sources in around.reads.items():
+            given = first_tensor(at(arguments, place))
+            if given is not None and given.is_floating_point() and given.dim() > 2:
+                others.append((given, sources[-1]))
+        numbers = {t.shape[0] * t.shape[1] for t in trace.probe.tensors.values() if t.dim() == 2}
+        own = {n for n in numbers if is_by_token(taken, 1, n)} or {taken[..., 0].numel()}
+        yield Place(name, stream, tuple(others), frozenset(own | {given[..., 0].numel() for given, _ in others}))
+
+
+def _taken(trace: Trace, stack: Stack) -> Tensor:
+    """The stream in front of a stack."""
+    block = stack.blocks[0]
+    return block.stream.taken(trace.of(block.name).arguments)
+
+
+def _stack(model: nn.Module, trace: Trace, name: str, blocks: list[Block], around: Outside) -> Stack:
+    first, last = blocks[0].stream.taken(trace.of(blocks[0].name).arguments), blocks[-1]
+    behind = last.stream.given(trace.of(last.name).result).data_ptr()
+    final = next((e for e in trace.events if e.input.data_ptr() == behind and norm_kind(e.module) is not None), None)
+    stack = Stack(
+        name,
+        width=first.shape[-1],
+        blocks=tuple(blocks),
+        embeddings=around.embeddings,
+        final_norm=Norm(final.name, norm_kind(final.module)) if final else None,  # type: ignore[arg-type]
+        rows=_rows(trace.probe, first),
+        reads=tuple(dict.fromkeys(site.stack for block in blocks for site in block.sites if site.stack is not None)),
+        gives=around.gives or (last.name,),
+    )
+    return replace(stack, causal=is_causal(model, trace, stack))
+
+
+def _rows(probe: Batch, stream: Tensor) -> str | None:
+    """The argument whose entries the rows of a stream are."""
+    fits = [n for n, t in probe.tensors.items() if t.dim() == 2 and is_by_token(stream, t.shape[0], t.shape[1])]
+    return next((name for name in fits if name in probe.real), next(iter(fits), None))
+
+
+def _notes(stack: Stack, around: Outside, several: bool) -> list[str]:
+    """What is said of a stack."""
+    where = f"{stack.name}: " if several else ""
+    notes = []
+    if not around.closed:
+        notes.append(f"{where}something else than modules that are known writes the stream in front of the first block")
+    elif len(stack.embeddings) > 1:
+        notes.append(f"{where}{', '.join(stack.embeddings)} write the stream in front of the first block")
+    if stack.final_norm is None:
+        notes.append(f"{where}no norm was found between the last block and the head")
+    return notes
+
+
+def _embedding(model: nn.Module, trace: Trace) -> str | None:
+    """The module that looks tokens up; None where a model has none, or several with one weight."""
+    try:
+        module = model.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        return None
+    weight = getattr(module, "weight", None)
+    ran = {e.name for e in trace.events if isinstance(weight, Tensor) and getattr(e.module, "weight", None) is weight}
+    looked = [name for name in ran if not trace.of(name).input.is_floating_point()]
+    return looked[0] if len(looked) == 1 else None
+
+
+def _head(model: nn.Module) -> str | None:
+    """The linear that scores tokens; None where a model has none."""
+    try:
+        module = model.get_output_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        return None
+    return next((name for name, one in model.named_modules() if one is module), None) if module is not None else None
+
+
+def _trace(model: nn.Module, probe: Batch) -> Trace:
     """A trace with our attention function where it computes what the model's own does, else with the model's own."""
     versions = [parameter._version for parameter in model.parameters()]
     try:
-        plain = run_tokens(model, own=False)
-    except Exception as error:  # whatever a model's code raises that wants more than token ids
+        plain = run_probe(model, probe, own=False)
+    except Exception as error:  # whatever a model's code raises that wants something else
+        names = ", ".join(probe.tensors)
+        wanted = "token ids alone" if list(probe.tensors) == ["input_ids"] else names
         raise SinkquantError(
-            f"{type(model).__name__} does not run on token ids alone ({type(error).__name__}: {error}): "
-            "only decoders of text are supported."
+            f"{type(model).__name__} does not run on {wanted} ({type(error).__name__}: {error}): "
+            "this architecture is not supported for this task."
         ) from error
     if versions != [parameter._version for parameter in model.parameters()]:
         raise SinkquantError(
@@ -89,24 +164,24 @@ def _trace(model: nn.Module) -> Trace:
             "architecture is not supported."
         )
     try:
-        trace = record(model, own=True)
+        trace = record(model, probe, own=True)
     except Exception:  # an argument that our function does not know, or a class that does not take another one
-        return record(model, own=False)
-    assert trace.logits is not None
+        return record(model, probe, own=False)
+    assert trace.output is not None
     coarse = plain.dtype in (torch.bfloat16, torch.float16)
-    same = (trace.logits - plain).abs().max() <= (5e-2 if coarse else 1e-3) * plain.abs().max()
-    return trace if bool(same) and trace.calls else record(model, own=False)
+    same = (trace.output - plain).abs().max() <= (5e-2 if coarse else 1e-3) * plain.abs().max()
+    return trace if bool(same) and trace.calls else record(model, probe, own=False)
 
 
-def _beside(model: nn.Module, list_name: str, known: set[str | None]) -> list[str]:
+def _beside(model: nn.Module, stacks: list[str], known: set[str | None]) -> list[str]:
     """What is said of large parts beside the blocks: towers for images and sound."""
     sizes = Counter[str]()
     for name, parameter in model.named_parameters():
         path = name.rpartition(".")[0]
-        if name.startswith(list_name + ".") or path in known:
+        if name.startswith(tuple(f"{stack}." for stack in stacks)) or path in known:
             continue
         parts = name.split(".")
-        shared = sum(a == b for a, b in zip(parts, list_name.split("."), strict=False))
+        shared = max(sum(a == b for a, b in zip(parts, stack.split("."), strict=False)) for stack in stacks)
         sizes[".".join(parts[: min(shared + 1, len(parts) - 1)])] += parameter.numel()
     least = TOWER * sum(p.numel() for p in model.parameters())
     large = [f"{name} ({size / 1e6:.1f} M weights)" for name, size in sizes.items() if size >= least]
@@ -121,53 +196,6 @@ def _shared(model: nn.Module) -> frozenset[int]:
         if isinstance(getattr(module, "weight", None), nn.Parameter)
     )
     return frozenset(weight for weight, count in places.items() if count > 1)
-
-
-def _stack(model: nn.Module, trace: Trace) -> tuple[str, dict[str, Stream]]:
-    """The longest list of modules each of which takes the output of the one before, and how it does."""
-    best: tuple[str, dict[str, Stream]] = ("", {})
-    calls = Counter(event.name for event in trace.events)
-    several = False
-    for list_name, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or len(module) <= len(best[1]):
-            continue
-        names = [f"{list_name}.{index}" for index in range(len(module))]
-        if any(not calls[name] for name in names):
-            continue
-        links = [link(trace.of(a).result, trace.of(b).arguments) for a, b in pairwise(names)]
-        if any(found is None for found in links):
-            continue
-        if any(calls[name] > 1 for name in names):
-            several = True
-            continue
-        steps = [found for found in links if found is not None] or [Stream()]
-        hand_overs = zip(pairwise(names), steps, strict=False)  # a single block hands nothing on
-        if any(carried(trace.of(a).result, trace.of(b).arguments, step) for (a, b), step in hand_overs):
-            raise SinkquantError(
-                f"{type(model).__name__}: its blocks hand on more than the residual stream, which is not supported yet."
-            )
-        best = list_name, _streams(trace, names, steps)
-    if not best[1]:
-        reason = (
-            "its blocks run more than once in a pass"
-            if several
-            else ("no list of blocks was found that take the residual stream one from the other")
-        )
-        raise SinkquantError(f"{type(model).__name__}: {reason}; this architecture is not supported yet.")
-    return best
-
-
-def _streams(trace: Trace, names: list[str], steps: list[Stream]) -> dict[str, Stream]:
-    """Where every block takes the stream, and gives it; the first and the last do as their neighbours do."""
-    if len(names) == 1:
-        result = trace.of(names[0]).result
-        return {names[0]: Stream(0, (0, len(result)) if isinstance(result, tuple) else None)}
-    taken, given = [steps[0], *steps], [*steps, steps[-1]]
-    return {n: Stream(t.argument, g.result) for n, t, g in zip(names, taken, given, strict=True)}
-
-
-def _name_of(model: nn.Module, wanted: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is wanted)
 
 
 def _rope(model: nn.Module) -> str:

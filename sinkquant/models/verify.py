@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.models.norm import clear, gain
-from sinkquant.models.record import Trace, run_tokens
+from sinkquant.models.record import Trace, run_probe
 from sinkquant.models.replay import Change, Changes, Replay, applied
-from sinkquant.models.roles import Attention, Block, Norm, NormKind, Roles
+from sinkquant.models.roles import Attention, Block, Norm, NormKind, Stack
 
 Blocks = tuple[Block, ...]
 
@@ -50,26 +50,36 @@ def _only_readers(replay: Replay, blocks: Blocks) -> Blocks:
 
 def _plain_values(replay: Replay, blocks: Blocks) -> Blocks:
     """Where values may change their basis, the output projection undoes it."""
-    changes = {}
-    for block in blocks:
-        attention = block.attention
-        if attention is not None and attention.value and attention.output:
-            t = _bases(attention, replay.trace.of(attention.value).output)
-            inverse = torch.linalg.inv(t.double()).to(t.dtype).repeat_interleave(
-                attention.heads // attention.kv_heads, dim=0
-            )  # fmt: skip
-            changes[block.name] = Changes({attention.output: _by_head(inverse)}, {attention.value: _by_head(t)})
-    plain = replay.cancels(changes)
-    made = []
-    for block in blocks:
-        attention = block.attention
-        if attention is not None and block.name in plain:
-            block = replace(block, attentions=(replace(attention, plain=True),))
-        elif block.name in changes:
-            note = "something stands between attention and output projection, so that values keep their basis"
-            block = replace(block, unexplained=(*block.unexplained, note))
-        made.append(block)
-    return tuple(made)
+    for turn in range(max((len(block.attentions) for block in blocks), default=0)):
+        changes = {}
+        for block in blocks:
+            attention = _at(block, turn)
+            if attention is not None and attention.value and attention.output:
+                t = _bases(attention, replay.trace.of(attention.value).output)
+                inverse = torch.linalg.inv(t.double()).to(t.dtype).repeat_interleave(
+                    attention.heads // attention.kv_heads, dim=0
+                )  # fmt: skip
+                changes[block.name] = Changes({attention.output: _by_head(inverse)}, {attention.value: _by_head(t)})
+        plain = replay.cancels(changes)
+        made = []
+        for block in blocks:
+            attention = _at(block, turn)
+            if attention is not None and block.name in plain:
+                block = _with(block, turn, replace(attention, plain=True))
+            elif block.name in changes:
+                note = "something stands between attention and output projection, so that values keep their basis"
+                block = replace(block, unexplained=(*block.unexplained, note))
+            made.append(block)
+        blocks = tuple(made)
+    return blocks
+
+
+def _at(block: Block, turn: int) -> Attention | None:
+    return block.attentions[turn] if turn < len(block.attentions) else None
+
+
+def _with(block: Block, turn: int, attention: Attention) -> Block:
+    return replace(block, attentions=(*block.attentions[:turn], attention, *block.attentions[turn + 1 :]))
 
 
 def _tell_queries(replay: Replay, blocks: Blocks) -> Blocks:
@@ -85,11 +95,11 @@ def _tell_queries(replay: Replay, blocks: Blocks) -> Blocks:
         if attention is not None:
             (before,), after = replay.trace.calls[attention.module], calls[attention.module]
             if (after.query - before.query).abs().max() > (after.key - before.key).abs().max():
-                attention = replace(
+                swapped = replace(
                     attention, query=attention.key, key=attention.query,
                     query_norm=attention.key_norm, key_norm=attention.query_norm,
                 )  # fmt: skip
-            block = replace(block, attentions=(attention,))
+                block = _with(block, block.attentions.index(attention), swapped)
         made.append(block)
     return tuple(made)
 
@@ -113,37 +123,56 @@ def _factors(replay: Replay, blocks: Blocks) -> Blocks:
 def _candidates(trace: Trace, block: Block) -> list[str]:
     if block.down is None:
         return []
-    attention = block.attention
-    known = {attention.query, attention.key, attention.value, attention.output} if attention else set()
+    known = {name for a in block.attentions for name in (a.query, a.key, a.value, a.output)}
     shape = trace.of(block.down).input.shape
     return [n for n in block.linears if n != block.down and n not in known and trace.of(n).output.shape == shape]
 
 
-def rotates(model: nn.Module, trace: Trace, roles: Roles) -> bool:
-    """Whether the stream can be rotated (R1): everything that reads it turns it back, everything else is turned.
+def is_causal(model: nn.Module, trace: Trace, stack: Stack) -> bool:
+    """Whether no row of the stream sees a later one: the first half stays as it is where the second half changes."""
+    replay = Replay(model, trace, stack.blocks)
+    taken = stack.blocks[0].stream.taken(trace.of(stack.blocks[0].name).arguments)
+    lengths = [tensor.shape[:2] for tensor in trace.probe.tensors.values() if tensor.dim() == 2]
+    axis = -2 if any(taken.shape[-3:-1] == length for length in lengths) or taken.dim() < 4 else 1
+    half = taken.shape[axis] // 2
+    return replay.causal(stack, lambda x: x.narrow(axis, 0, half))
+
+
+def rotates(model: nn.Module, trace: Trace, stack: Stack, head: str | None) -> bool:
+    """Whether a stack's stream can be rotated (R1): everything that reads it turns it back, everything else is turned.
 
     Norms are made to multiply by one meanwhile, because their weights will be in the linears.
     """
     norms = [
-        *(read for block in roles.blocks for read in block.reads),
-        *([(roles.final_norm, (roles.head,))] if roles.final_norm and roles.head else []),
+        *(read for block in stack.blocks for read in block.reads),
+        *([(stack.final_norm, (head,))] if stack.final_norm and head else []),
     ]
-    complete = roles.final_norm is not None and roles.head is not None and not roles.sandwiched
-    if not complete or any(norm.kind is NormKind.LAYER for norm, _ in norms):
+    complete = stack.final_norm is not None and head is not None and not stack.sandwiched and bool(stack.embeddings)
+    if not complete or not all(_alone(model, trace, name, head) for name in stack.embeddings):
         return False
-    assert roles.embedding is not None
-    turn, back = _reflection(trace.of(roles.embedding).output)
+    if any(norm.kind is NormKind.LAYER for norm, _ in norms):
+        return False
+    turn, back = _reflection(trace.of(stack.embeddings[0]).output)
     inputs: dict[str, Change] = {}
     for norm, readers in norms:
         g = gain(model.get_submodule(norm.name), norm.kind)
         inputs |= dict.fromkeys(readers, lambda x, g=g: back(x) * g.to(x))  # type: ignore[misc]
-    outputs = {roles.embedding: turn} | {w.linear: turn for block in roles.blocks for w in block.writers}
+    outputs = dict.fromkeys(stack.embeddings, turn) | {w.linear: turn for block in stack.blocks for w in block.writers}
     with _cleared(model, [norm for norm, _ in norms]), applied(model, Changes(inputs, outputs)):
-        logits = run_tokens(model, own=trace.own)
-    assert trace.logits is not None
-    coarse = logits.dtype in (torch.bfloat16, torch.float16)
-    limit = (0.1 if coarse else 1e-3) * float(trace.logits.abs().max())
-    return bool((logits - trace.logits).abs().max() <= limit)
+        output = run_probe(model, trace.probe, own=trace.own)
+    assert trace.output is not None
+    coarse = output.dtype in (torch.bfloat16, torch.float16)
+    limit = (0.1 if coarse else 1e-3) * float(trace.output.abs().max())
+    return bool((output - trace.output).abs().max() <= limit)
+
+
+def _alone(model: nn.Module, trace: Trace, name: str, head: str | None) -> bool:
+    """Whether a writer in front of the first block is an embedding whose weight nothing but the head shares."""
+    module = dict(model.named_modules()).get(name)
+    if not isinstance(module, nn.Embedding):
+        return False
+    sharing = {e.name for e in trace.events if getattr(e.module, "weight", None) is module.weight}
+    return sharing <= {name, head}
 
 
 @contextmanager

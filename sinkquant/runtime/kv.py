@@ -53,12 +53,12 @@ class KVStage:
 
     def quantized(self, call: AttentionCall, grids: tuple[KVGrid, KVGrid]) -> AttentionCall:
         """The call with keys and values as they come back from the cache, real or imagined."""
-        recent, new = self.scheme.recent, call.query.shape[2]
+        # Where nothing is behind a query, as in encoders and in cross attention, no key is newer than another.
+        recent, new = self.scheme.recent if call.causal else 0, call.query.shape[2]
         if call.cache is not None:
             key, value = call.cache.write(call.key, call.value, grids)
             return keep_recent(replace(call, cache=None), key, value, recent)
-        if call.mask is None and new > 1:  # only the text is meant, and a pre-allocated cache is longer
-            call = replace(call, key=call.key[:, :, :new], value=call.value[:, :, :new])
+        call = call.only_text()
         length = call.key.shape[2]
         far, near = reach(length, new, recent) if not recent or ends_with_text(call) else (length, length)
         key, value = (
@@ -117,9 +117,9 @@ def keep_recent(call: AttentionCall, key: Versions, value: Versions, recent: int
 def prepend(call: AttentionCall, sink_key: Tensor, sink_value: Tensor) -> AttentionCall:
     """The call with the prefix in front of keys and values, visible to every query."""
     batch, length = call.key.shape[0], sink_key.shape[1]
-    mask, (_, _, new, _) = call.mask, call.query.shape
-    if mask is None and new > 1:  # only the text is meant, and a pre-allocated cache is longer
-        call = replace(call, key=call.key[:, :, :new], value=call.value[:, :, :new], prefix=length)
+    mask = call.mask
+    if call.implied:
+        call = replace(call.only_text(), prefix=length)
     key = sink_key.to(call.key.dtype).expand(batch, -1, -1, -1)  # (B, Hkv, P, d)
     value = sink_value.to(call.value.dtype).expand(batch, -1, -1, -1)
     if mask is not None:

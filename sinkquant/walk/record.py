@@ -1,6 +1,7 @@
 """How the blocks of a stack are called: the model runs with recorders in the place of blocks.
 
-The model's own forward prepares masks, positions and embeddings; without its blocks it costs almost nothing.
+The model's own forward prepares masks, positions and embeddings; without its blocks it costs almost nothing. Only where
+blocks hand on more than the stream does the first one run, to make it.
 """
 
 from __future__ import annotations
@@ -54,9 +55,16 @@ def record_stack(
                 recording.inputs.append(hidden)
             if block is stack.blocks[-1]:
                 raise StopForward  # what comes behind the blocks is not needed
-            return block.stream.output(hidden)
+            return block.stream.output(hidden, carried(block, (args, kwargs)))
 
         return forward
+
+    def carried(block: Block, arguments: Arguments) -> dict[int, Any]:
+        handed = block.stream.carried(arguments)
+        if handed is not None:
+            return handed
+        module: Any = model.get_submodule(block.name)
+        return block.stream.made(type(module).forward(module, *arguments[0], **arguments[1]))
 
     forwards = {block.name: give_back(block) for one in earlier for block in one.blocks}
     forwards |= {block.name: record(block) for block in stack.blocks}

@@ -63,7 +63,7 @@ def test_the_number_of_passes_does_not_grow_with_depth() -> None:
         model.register_forward_pre_hook(lambda *_, count=count: count.__setitem__(0, count[0] + 1))
         trace_roles(model)
         passes.append(count[0])
-    assert passes[0] == passes[1] <= 10
+    assert passes[0] == passes[1] <= 14  # four of them without blocks
 
 
 LATENT = dict(q_lora_rank=12, kv_lora_rank=12, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=12, head_dim=None)

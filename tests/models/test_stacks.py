@@ -1,0 +1,100 @@
+"""What tracing finds in encoders, towers and pairs of stacks: one row a family in `tests/stacks.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from torch import nn
+
+from sinkquant.models.roles import AttentionKind, Roles, SiteKind
+from sinkquant.models.trace import trace_roles
+from tests.stacks import KINDS, make
+
+
+@pytest.fixture(scope="module")
+def traced() -> dict[str, tuple[Any, Roles]]:
+    return {}
+
+
+def roles_of(traced: dict[str, tuple[Any, Roles]], kind: str) -> tuple[Any, Roles]:
+    if kind not in traced:
+        model = make(kind)
+        traced[kind] = model, trace_roles(model, KINDS[kind].batch(1))
+    return traced[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stacks(kind: str, traced: dict[str, tuple[Any, Roles]]) -> None:
+    _, roles = roles_of(traced, kind)
+    assert roles.attends == KINDS[kind].attends
+    for stack, tower in zip(roles.stacks, KINDS[kind].towers, strict=True):
+        assert (stack.name, stack.rows, stack.causal, stack.width) == (tower.name, tower.rows, tower.causal, 48)
+        assert stack.reads == tower.reads
+        assert stack.gives == (stack.blocks[tower.given].name,)
+        assert (len(stack.embeddings), stack.final_norm is not None) == (tower.embeddings, tower.final)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks(kind: str, traced: dict[str, tuple[Any, Roles]]) -> None:
+    model, roles = roles_of(traced, kind)
+    for stack, tower in zip(roles.stacks, KINDS[kind].towers, strict=True):
+        for block in stack.blocks:
+            assert block.down == f"{block.name}.{tower.down}"
+            assert "".join(attention.kind[0] for attention in block.attentions) == tower.kinds
+            assert len(block.sites) == tower.sites
+            linears = {n for n, m in model.get_submodule(block.name).named_modules() if isinstance(m, nn.Linear)}
+            assert set(block.linears) == {f"{block.name}.{name}" for name in linears}
+            for attention in block.attentions:
+                cross = attention.kind is AttentionKind.CROSS
+                assert attention.causal == (tower.causal and not cross)
+                assert attention.plain == tower.plain
+            self_or_none = block.attentions[0] if block.attentions else None
+            assert block.attention == self_or_none
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if any(tower.reads for tower in KINDS[kind].towers)])
+def test_keys_and_values_of_cross_attention_have_the_rows_of_the_encoder(
+    kind: str, traced: dict[str, tuple[Any, Roles]]
+) -> None:
+    _, roles = roles_of(traced, kind)
+    encoder, decoder = roles.stacks
+    for block in decoder.blocks:
+        _, cross = block.attentions
+        (site,) = (site for site in block.sites if site.stack is not None)
+        assert site.stack == encoder.name
+        assert set(site.linears) == {cross.key, cross.value}
+        asked = next(site for site in block.sites if cross.query in site.linears)
+        assert (asked.linears, asked.stack) == ((cross.query,), None)
+        assert {s.kind for s in (site, asked)} == {SiteKind.ATTENTION_INPUT}
+        assert len({cross.query, cross.key, cross.value, cross.output}) == 4
+
+
+PROJECTIONS = {  # query, key, value, output within a block
+    "ViT": ("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"),
+    "BERT": ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+    "Whisper": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
+    "T5": tuple(f"layer.0.SelfAttention.{name}" for name in "qkvo"),
+}
+
+
+@pytest.mark.parametrize("kind", PROJECTIONS)
+def test_projections(kind: str, traced: dict[str, tuple[Any, Roles]]) -> None:
+    _, roles = roles_of(traced, kind)
+    for block in roles.blocks:
+        found = block.attention
+        assert found is not None
+        names = (found.query, found.key, found.value, found.output)
+        assert names == tuple(f"{block.name}.{name}" for name in PROJECTIONS[kind])
+
+
+def test_a_scale_behind_a_writer_is_found(traced: dict[str, tuple[Any, Roles]]) -> None:
+    _, roles = roles_of(traced, "DINOv2")
+    for block in roles.blocks:
+        assert [writer.scale for writer in block.writers] == [f"{block.name}.layer_scale{i}" for i in (1, 2)]
+
+
+def test_an_embedding_that_two_stacks_share_is_not_rotated(traced: dict[str, tuple[Any, Roles]]) -> None:
+    _, roles = roles_of(traced, "T5")
+    assert roles.tied and roles.embedding is None
+    assert not any(stack.rotates for stack in roles.stacks)
