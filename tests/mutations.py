@@ -111,6 +111,9 @@ MUTATIONS = {
         becomes(lambda _, x: x),
         ("tests/runtime/test_packing.py",),
     ),
+    "spike units left out": Mutation(
+        "sinkquant.runtime.linear:QuantizedLinear.spikes", becomes(lambda *_: None), ("tests/runtime/test_spikes.py",)
+    ),
     "prefix left out": Mutation("sinkquant.runtime.kv:prepend", becomes(first), (GENERATION,)),
     "cache not rounded": Mutation(
         "sinkquant.runtime.kv:KVStage.quantized", becomes(lambda _, call, grids: call), ("tests/runtime/test_kv.py",)

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import sinkquant
 from sinkquant.evaluation.metric import METRICS
+from sinkquant.evaluation.probe import take_probe
+from sinkquant.flow.result import Result
+from sinkquant.formats.format import FORMATS, Format, Scheme, in_words
+from sinkquant.formats.manifest import read_manifest
+from sinkquant.formats.stored import Stored
+from sinkquant.formats.write import linear_schemes
 from sinkquant.inputs.sources import INPUTS
 from sinkquant.quantization.grid import scale_and_zero
 from sinkquant.quantization.scheme import WeightScheme
@@ -86,7 +95,71 @@ def test_a_metric(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
     assert "certainty" in made.choice.reason
 
 
+class Npz(Format):
+    """Codes and what is in float as arrays of one file, for a model that transformers builds."""
+
+    holds = "weights alone"
+    weights = ".npz"
+
+    def needs(self, recipe: Any) -> dict[str, object]:
+        online = ("transforms.r3", "transforms.r4", "transforms.inputs", "activations.center", "kv_cache.balance")
+        widths = ("activations.bits", "kv_cache.bits", "weights.head_bits", "weights.embedding_bits")
+        return {"sinks.prefix": "none"} | dict.fromkeys(online, False) | dict.fromkeys(widths, 16)
+
+    def write(self, model: Any, roles: Any, plan: Any, folder: Path, facts: Any, dtype: torch.dtype) -> None:
+        model.config.save_pretrained(folder)
+        arrays = dict(model.named_parameters())
+        for name in linear_schemes(model):
+            weight = model.get_submodule(name).quantized_weight()
+            arrays |= {f"{name}.weight": weight.codes, f"{name}.weight_scale": weight.scale}
+        np.savez(folder / "model.npz", **{name: tensor.detach().numpy() for name, tensor in arrays.items()})
+
+    def read(self, folder: Path, manifest: Any, asked: Any) -> Any:
+        arrays = {name: torch.from_numpy(array) for name, array in np.load(folder / "model.npz").items()}
+        for name in [name for name in arrays if name.endswith("_scale")]:
+            weight = name.removesuffix("_scale")
+            arrays[weight] = QuantizedWeight(arrays[weight], arrays.pop(name), None).dequantized()
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        model.load_state_dict(arrays, strict=False)
+        return model
+
+    def stored(self, folder: Path) -> dict[str, Stored]:
+        words = {"int8": "I8", "float32": "F32"}
+        arrays = np.load(folder / "model.npz")
+        return {name: Stored(words[str(array.dtype)], array.shape, array.nbytes) for name, array in arrays.items()}
+
+    def schemes(self, quantization: Any) -> dict[str, Scheme]:
+        return {"Linear": Scheme(in_words(4, None))}
+
+
+def test_a_format(quantize_tiny: Callable[..., Result], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with FORMATS.registered("npz", Npz()):
+        made = quantize_tiny(out, "w4a16", "target=npz")
+        assert made.figures["result_perplexity"] < 1.2 * made.figures["baseline_perplexity"]
+        probe = read_manifest(out).probe
+        assert probe is not None
+        assert take_probe(sinkquant.load(out), probe.ids) == probe.model_dump()
+        found = sinkquant.inspect(out)
+        assert (found.target, found.quantized[0].scheme.weights, found.quantized[0].modules) == ("npz", "4 bits", 21)
+        assert {path.suffix for path in out.iterdir()} == {".json", ".npz"}
+        with pytest.raises(sinkquant.SinkquantError, match=r"names the format 'npz', of .*: register it first"):
+            sinkquant.verify(out)  # which asks a process of its own
+        with pytest.raises(
+            sinkquant.UsageError, match=r"a npz recipe \(weights alone\) cannot have sinks\.prefix=auto"
+        ):
+            quantize_tiny(tmp_path / "other", "w8a8-static", "target=npz")
+        data = bytearray((out / "model.npz").read_bytes())
+        data[-1] ^= 1
+        (out / "model.npz").write_bytes(data)
+        with pytest.raises(sinkquant.SinkquantError, match=r"model\.npz has changed"):
+            sinkquant.load(out)
+    with pytest.raises(sinkquant.SinkquantError, match=r"names the format 'npz', of portable, sink-aware"):
+        sinkquant.load(out)
+
+
 UNKNOWN = [
+    ("target=npz", "portable, sink-aware"),
     ("weights.method=stochastic", "gptq, rtn"),
     ("calibration.source=rows", "python-docs"),
     ("proof.metrics=[perplexity, accuracie]", "accuracy.*perplexity"),

@@ -24,7 +24,8 @@ def run(folder: Path, recipes: Sequence[str], write: Callable[[Row], None]) -> N
 def load(out: Path) -> Row:
     """The fields of a row: `stock` is equal, close (with the largest difference), wrong, refused or not refused."""
     assert "sinkquant" not in sys.modules
-    portable = json.loads((out / "sinkquant.json").read_text(encoding="utf-8"))["recipe"]["target"] == "portable"
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    portable = config["quantization_config"]["quant_method"] == "compressed-tensors"
     try:
         model, info = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32, output_loading_info=True)
         stored = torch.load(out.with_suffix(".pt"))

@@ -25,10 +25,10 @@ def load(
     checksums: bool = True,
     trust_remote_code: bool = False,
 ) -> Any:
-    """Load a checkpoint of either kind in evaluation mode, in the `dtype` of the proof or another ("auto": as stored).
+    """Load a checkpoint of any format in evaluation mode, in the `dtype` of the proof or another ("auto": as stored).
 
     `execution`: `reference` computes in float on rounded inputs and gives the logits of the proof bit for bit; `auto`
-    keeps weights packed and lets integer kernels compute where they are right and faster on this machine.
+    lets integer kernels compute where they are right and faster on this machine. Weights stay packed with both.
 
     `device_map` and `offload_folder` are those of transformers: modules on "disk" are read when they are called, their
     packed weights and prefix with them. The logits stay the same bits.

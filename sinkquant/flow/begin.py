@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from sinkquant.flow.loadable import refuse_unloadable
 from sinkquant.flow.plan import refuse_plan
 from sinkquant.flow.result import Options
 from sinkquant.flow.session import Session
@@ -37,6 +38,7 @@ def begin(model: str | Path, recipe: Recipe, options: Options, *, settled: bool)
     roles = trace_roles(network)
     if settled:
         refuse_plan(recipe, roles)
+        refuse_unloadable(recipe, network, roles)
     data = task.read(ask(recipe, options.calibration), processor, network, roles)
     if isinstance(recipe.sinks.prefix, tuple):
         check_ids(recipe.sinks.prefix, network, "sinks.prefix", "name ids below that, or set sinks.prefix=auto")

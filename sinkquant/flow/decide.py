@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from sinkquant.errors import shown
-from sinkquant.flow.loadable import asked_by_stock, loadable
+from sinkquant.flow.loadable import loadable, refuse_unloadable
 from sinkquant.flow.plan import Plan, make_plan, weight_shapes
 from sinkquant.flow.session import Session
 from sinkquant.flow.transform import no_prefix
@@ -25,11 +25,11 @@ def decide(session: Session, recipe: Recipe, report: SinkReport | None, revise: 
     why: list[str] = []
     if revise is not None:
         recipe, *why = revise(report)
-    asked = asked_by_stock(recipe, session.model, session.roles)
+        refuse_unloadable(recipe, session.model, session.roles)
     prefix = prefix_of(recipe, report)
     shapes = weight_shapes(session.model, session.roles)
     plan = make_plan(recipe, prefix, session.roles, shapes, no_prefix(session, prefix))
-    plan = loadable(plan, session.model, session.roles, shapes, asked)
+    plan = loadable(plan, session.model, session.roles, shapes)
     plan = replace(plan, notes=(*why, *session.data.notes, *_links(session.source), *plan.notes))
     threshold = session.threshold if report is None else report.threshold
     begin = None if session.data.begin in plan.prefix else session.data.begin

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sinkquant.errors import UsageError
+from sinkquant.flow.spikes import MOST
+from sinkquant.formats.format import FORMATS
 from sinkquant.models.roles import Block, Roles, SiteKind
 from sinkquant.quantization.scheme import ActivationScheme, KVScheme, LinearScheme, WeightScheme
 from sinkquant.recipes.schema import Recipe
@@ -56,6 +58,10 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
         bits[roles.embedding] = recipe.weights.embedding_bits
     if roles.head is not None and (not roles.tied or rotations.stream or recipe.weights.head_bits < 16):
         bits[roles.head] = recipe.weights.head_bits
+    if any(scheme.spikes for scheme in linears.values()):
+        asked = recipe.activations.spikes
+        number = f"up to {MOST} channels of each input" if asked == "auto" else f"{asked} channels of each input"
+        notes.append(f"spike units: {number} are multiplied in float" + (", where it pays" if asked == "auto" else ""))
     cache = recipe.kv_cache
     kept = sum(block.attention is not None for block in roles.blocks)
     if cache.bits < 16 and not kept:
@@ -71,11 +77,6 @@ def refuse_plan(recipe: Recipe, roles: Roles) -> None:
     """Raise UsageError where nothing of what the recipe asks for is possible in this model."""
     if not any(block.linears for block in roles.blocks):
         raise UsageError("no linear layers were found inside the blocks: this architecture is not supported yet.")
-    if recipe.target == "portable" and roles.own_linears:
-        raise UsageError(
-            "linears of this architecture have a class of their own (as GPT-2's Conv1D), where stock loaders put no "
-            "packed weights: use a sink-aware recipe, such as --recipe w8a8-static or w4a8kv4."
-        )
     if recipe.weights.bits < 16 or recipe.activations.bits < 16:
         return
     if recipe.kv_cache.bits < 16 and not any(block.attention is not None for block in roles.blocks):
@@ -114,7 +115,7 @@ def _blocks(indices: list[int], total: int) -> str:
 
 def raised(plan: Plan, names: Collection[str], shapes: Shapes, note: str) -> Plan:
     """The plan with the weights of the linears `names` at 8 bits, all else as it was, and one more note."""
-    words = plan.recipe.target == "portable"  # int8 weights are for int8 inputs there
+    words = not FORMATS[plan.recipe.target].ours  # for others int8 weights are for int8 inputs
     linears = dict(plan.linears)
     for name in names:
         weight = linears[name].weight
@@ -144,7 +145,7 @@ def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Rotations:
         stream = False
         notes.append("R1 is left out: not everything that reads or writes the stream could be explained")
     smooth, inputs = wanted.smooth, wanted.inputs
-    if wanted.r1 and not stream and recipe.target == "sink-aware":
+    if wanted.r1 and not stream and FORMATS[recipe.target].ours:
         smooth, inputs = True, True
         notes.append("smoothing and online rotations of the inputs take R1's place")
     fold = wanted.fold_norms
@@ -176,7 +177,8 @@ def _schemes(
                 route = inputs.route if inputs.mode == "static" else None
                 activation = ActivationScheme(inputs.bits, inputs.mode, inputs.symmetric, route=route)
             rotate = _rotated_online(rotations, site.kind)
-            schemes[name] = LinearScheme(weight, activation, rotate, inputs.center)
+            spikes = 0 if activation is None else min(width - 1, MOST if inputs.spikes == "auto" else inputs.spikes)
+            schemes[name] = LinearScheme(weight, activation, rotate, inputs.center, spikes)
     return schemes
 
 
@@ -226,4 +228,5 @@ def _bytes(bits: int, shape: tuple[int, int], scheme: LinearScheme | None) -> in
     groups = 1
     if scheme is not None and scheme.weight is not None and scheme.weight.group_size:
         groups = width // scheme.weight.group_size
-    return out * width * bits // 8 + (4 * out * groups if bits < 16 else 0)
+    spikes = 0 if scheme is None else scheme.spikes
+    return out * width * bits // 8 + (4 * out * groups if bits < 16 else 0) + spikes * (2 * out + 4)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sinkquant.evaluation.probe import take_probe
@@ -16,6 +15,7 @@ from sinkquant.flow.nonsense import Reference, refuse_loss, refuse_strange
 from sinkquant.flow.plan import Plan
 from sinkquant.flow.reloaded import check_reloaded
 from sinkquant.flow.session import Session
+from sinkquant.formats.format import FORMATS
 from sinkquant.formats.load import read
 from sinkquant.recipes.schema import Proof
 
@@ -50,7 +50,7 @@ def prove(
     Raises SinkquantError where it computes something else than the model in memory, Nonsense where it is of no use.
     """
     assert session.source is not None
-    task, proof, ours = session.task, plan.recipe.proof, plan.recipe.target == "sink-aware"
+    task, proof, ours = session.task, plan.recipe.proof, FORMATS[plan.recipe.target].ours
     few = task.few(session.calibration)
     if not ours:  # what a stock loader chooses, part by part
         session.model.set_attn_implementation(session.attention)
@@ -58,7 +58,7 @@ def prove(
     held_out, ids = session.held_out, task.probe_ids(session.processor, session.begin)
     session.release()
     gc.collect()
-    reloaded = read(folder, dtype=torch.float32, trust_remote_code=session.source.trusted)
+    reloaded = read(folder, execution="stock", trust_remote_code=session.source.trusted)
     if proof.worst is not None:
         refuse_strange(reloaded, before)
     check_reloaded(task.answer(reloaded, few), expected, ours=ours)

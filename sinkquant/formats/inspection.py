@@ -8,23 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from sinkquant.formats.facts import Manifest
+from sinkquant.formats.format import FORMATS, Runtime, Scheme
 from sinkquant.formats.manifest import AGAIN, CONFIG, verify
-from sinkquant.formats.runtimes import Runtime, runtimes
-from sinkquant.formats.stated import METHODS, stated_config
-from sinkquant.formats.stored import Stored, Weight, stored_tensors, stored_weights
+from sinkquant.formats.stated import stated_config
+from sinkquant.formats.stored import Stored, Weight, stored_weights
 from sinkquant.models.json_file import understood
 from sinkquant.transforms import names
 
 QUANTIZED = ("I8", "I32")
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """What happens in a module: `weights` and `inputs` in words; `rotated`: its inputs are rotated online."""
-
-    weights: str
-    inputs: str = "float"
-    rotated: bool = False
+FLOAT = Scheme("float")
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ def inspect_folder(folder: Path) -> Inspection:
     """Raises SinkquantError where the folder is no checkpoint, or a file is missing or has changed."""
     manifest = verify(folder)
     config = stated_config(folder, manifest)
-    tensors = stored_tensors(folder)
+    tensors = FORMATS[manifest.recipe.target].stored(folder)
     with understood(folder / CONFIG, AGAIN):
         return _inspection(folder, manifest, config, tensors)
 
@@ -76,17 +68,17 @@ def inspect_folder(folder: Path) -> Inspection:
 def _inspection(
     folder: Path, manifest: Manifest, config: Mapping[str, Any], tensors: Mapping[str, Stored]
 ) -> Inspection:
-    stored = config["quantization_config"]
+    kind, stored = FORMATS[manifest.recipe.target], config.get("quantization_config") or {}
     weights = list(stored_weights(tensors, config))
-    schemes = dict(_schemes(stored))
+    schemes = kind.schemes(stored)
     integer = [weight for weight in weights if weight.dtype in QUANTIZED or schemes.get(weight.name, FLOAT) != FLOAT]
     floats = [weight for weight in weights if weight not in integer]
     recipe, report = manifest.recipe, manifest.report
-    kv = _kv(stored)
+    kv = kind.kv(stored)
     fused = manifest.rotations
     rotated = sum(scheme.rotated for scheme in schemes.values())
     online = names.online(rotate=kv.get("rotate", False), balance=kv.get("balance", False), linears=rotated)
-    prefix = tuple(manifest.prefix) if recipe.target == "sink-aware" else ()
+    prefix = tuple(manifest.prefix)
     choice = report.prefix if report is not None else None
     tokens = tuple(choice.tokens) if choice is not None and tuple(choice.ids) == prefix else ()
     return Inspection(
@@ -96,36 +88,9 @@ def _inspection(
         prefix=prefix, prefix_tokens=tokens, fused=("not recorded",) if fused is None else tuple(names.fused(fused)),
         online=tuple(online), kv=kv,
         quantized=tuple(_parts(integer, schemes, weights)), floats=tuple(_parts(floats, schemes, weights)),
-        runtimes=runtimes(recipe.target, bool(prefix), kv), notes=tuple(manifest.notes),
+        runtimes=kind.runtimes(prefix=bool(prefix), kv=kv), notes=tuple(manifest.notes),
         figures=manifest.figures, versions=manifest.versions, verified=len(manifest.files),
     )  # fmt: skip
-
-
-FLOAT = Scheme("float")
-
-
-def _schemes(stored: Mapping[str, Any]) -> Iterator[tuple[str, Scheme]]:
-    """Module names and schemes out of a `quantization_config` of either kind."""
-    if stored["quant_method"] == METHODS["sink-aware"]:
-        for group in stored["linears"]:
-            weight, inputs = group["scheme"]["weight"], group["scheme"]["activation"]
-            words = _words(weight["bits"], weight["group_size"]) if weight else "float"
-            given = f"{inputs['bits']} bits {inputs['mode']}" if inputs else "float"
-            given += ", outlier tokens in float" if inputs and inputs.get("route") else ""
-            for name in group["targets"]:
-                yield name, Scheme(words, given, group["scheme"]["rotate"])
-        for name in stored["embeddings"]:
-            yield name, Scheme(_words(8, None))
-        return
-    for group in stored["config_groups"].values():
-        weight, inputs = group["weights"], group.get("input_activations")
-        given = f"{inputs['num_bits']} bits {'dynamic' if inputs['dynamic'] else 'static'}" if inputs else "float"
-        for name in group["targets"]:  # `Linear` stands for every linear that is not ignored
-            yield name, Scheme(_words(weight["num_bits"], weight.get("group_size")), given)
-
-
-def _words(bits: int, group: int | None) -> str:
-    return f"{bits} bits" + (f" in groups of {group}" if group else "")
 
 
 def _parts(chosen: list[Weight], schemes: Mapping[str, Scheme], everything: list[Weight]) -> Iterator[Part]:
@@ -152,9 +117,3 @@ def _parts(chosen: list[Weight], schemes: Mapping[str, Scheme], everything: list
 
 def _plain(scheme: Scheme) -> bool:
     return scheme.inputs == "float" and not scheme.rotated and "bits" not in scheme.weights
-
-
-def _kv(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The scheme of keys and values; the same in all blocks."""
-    groups = stored.get("attentions") or []
-    return {key: value for key, value in groups[0]["scheme"].items() if key != "shape"} if groups else {"bits": 16}

@@ -1,4 +1,4 @@
-"""Read a checkpoint of either kind: verified, as a transformers model."""
+"""Read a checkpoint of any format: verified, as a transformers model."""
 
 from __future__ import annotations
 
@@ -9,21 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from sinkquant.errors import SinkquantError
 from sinkquant.formats.explained import explained
 from sinkquant.formats.facts import Manifest
+from sinkquant.formats.format import FORMATS, Asked
 from sinkquant.formats.manifest import KEY, OWN, check_files, read_manifest, refuse_code, refuse_unlisted
 from sinkquant.formats.stated import stated_config
-from sinkquant.models.complete import check_complete
 from sinkquant.models.finite import check_finite
 from sinkquant.models.load import quiet
-from sinkquant.runtime.assemble import assemble
-from sinkquant.runtime.config import load_base_config
 from sinkquant.runtime.kernels.use import use_kernels
-from sinkquant.runtime.loaded import REMEDY
-from sinkquant.runtime.portable import portable_quantization, quantized_linears
 from sinkquant.runtime.register import register_config, register_runtime
 
 
@@ -34,11 +29,14 @@ def read(
     dtype: torch.dtype | str = torch.float32,
     device_map: Any = None,
     offload_folder: str | Path | None = None,
-    execution: Literal["reference", "auto"] = "reference",
+    execution: Literal["reference", "auto", "stock"] = "reference",
     checksums: bool = True,
     trust_remote_code: bool = False,
 ) -> Any:
-    """The model in the checkpoint at `path`; the arguments are those of `sinkquant.load`, and are right."""
+    """The model in the checkpoint at `path`; the arguments are those of `sinkquant.load`, and are right.
+
+    `execution="stock"`: by the loader that others have for this format, which gives the same bits.
+    """
     folder = Path(path)
     if not folder.is_dir():
         raise SinkquantError(f"{folder} is no folder: give the folder that sinkquant quantize wrote.")
@@ -46,46 +44,19 @@ def read(
     refuse_unlisted(folder, manifest)
     refuse_code(folder, trust_remote_code)
     stated_config(folder, manifest)
-    weights = [name for name in manifest.files if name.endswith(".safetensors")]
+    kind = FORMATS[manifest.recipe.target]
+    weights = [name for name in manifest.files if name.endswith(kind.weights)]
     if checksums:
         check_files(folder, manifest, manifest.files.keys() - set(weights))
     register_config()
     register_runtime()
-    portable = manifest.recipe.target == "portable"
-    # compressed-tensors cannot unpack what lies on disk; our own runtime never unpacks
-    packed = execution == "auto" or offload_folder is not None
+    asked = Asked(dtype, device_map, offload_folder, execution, trust_remote_code)
     with _verifying(folder, manifest, weights) if checksums else nullcontext(), quiet():
-        config = load_base_config(folder, trust_remote_code)
-        if portable and packed:
-            limit = manifest.recipe.weights.limit
-            config.quantization_config = portable_quantization(folder, config.quantization_config, limit).to_dict()
-        elif portable:
-            quantized_linears(folder)  # raises where one is incomplete
-        own_code = bool(getattr(config, "auto_map", None))  # of which `assemble` knows nothing
-        whole = not own_code and device_map is None and offload_folder is None and (packed or not portable)
-        model = assemble(folder, config, dtype) if whole else None
-        if model is None:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype=dtype, device_map=device_map, use_safetensors=True,
-                offload_folder=offload_folder, offload_buffers=offload_folder is not None,
-                trust_remote_code=trust_remote_code, output_loading_info=True, ignore_mismatched_sizes=True,
-            )  # fmt: skip
-            model, info = loaded
-            check_complete(str(folder), info, REMEDY)
+        model = kind.read(folder, manifest, asked)
         check_finite(model)
-    facts = getattr(model.config, KEY, None) or {}
-    facts.pop(OWN, None)  # a checkpoint that is saved from this model has another manifest, or none
-    stated = facts.get("model_fingerprint")
-    if stated is not None and stated != manifest.model_fingerprint:
-        raise SinkquantError(f"the prefix in {folder} belongs to another model: quantize this model again.")
+    (getattr(model.config, KEY, None) or {}).pop(OWN, None)  # what is saved from this model has no manifest
     _freeze(model)
-    if execution == "auto":
-        return use_kernels(model)
-    if portable and not packed:
-        # compressed-tensors unpacks at the first call of the whole model; its parts come later
-        with quiet(), torch.no_grad():
-            model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device), use_cache=False)
-    return model
+    return use_kernels(model) if execution == "auto" else model
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.formats.facts import Manifest, complaint
+from sinkquant.formats.format import FORMATS
 from sinkquant.models.json_file import parse_object, read_bytes
 from sinkquant.models.seal import (
     AGAIN,
@@ -88,6 +89,12 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
         raise SinkquantError(f"{path} is no manifest ({complaint(error)}): {AGAIN}.") from error
+    target = manifest.recipe.target
+    if target not in FORMATS:
+        known = ", ".join(FORMATS)
+        raise SinkquantError(f"{path} names the format {target!r:.40}, of {known}: register it first, or {AGAIN}.")
+    if not any(name.endswith(FORMATS[target].weights) for name in manifest.files):
+        raise SinkquantError(f"{path} is no manifest (the list of files lacks the weights): {AGAIN}.")
     if manifest.format == FORMAT and stated is None:
         raise SinkquantError(f"{folder / CONFIG} has changed, it states no checksum of {NAME}: {AGAIN}.")
     expected = manifest.files[CONFIG]

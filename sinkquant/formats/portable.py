@@ -1,50 +1,130 @@
-"""The `quantization_config` of a portable checkpoint, in the words of compressed-tensors."""
+"""Portable checkpoints: the layout of compressed-tensors, which stock transformers, vLLM and SGLang load.
+
+They share two integer schemes: packed 4-bit weights, and int8 weights with one scale a channel under int8 activations.
+They skip online rotations in silence, keep their own attention and KV cache, and do not agree on quantized embeddings
+and heads.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from compressed_tensors import __version__
-from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from sinkquant.formats.format import Asked, Change, Format, Planned, Runtime, Scheme, in_words
 
-from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from sinkquant.formats.facts import Manifest
+    from sinkquant.models.roles import Roles
+
+NEEDS: Mapping[str, object] = {
+    "sinks.prefix": "none",
+    "transforms.r3": False,
+    "transforms.r4": False,
+    "transforms.inputs": False,
+    "activations.center": False,
+    "activations.route": None,
+    "activations.spikes": 0,
+    "weights.symmetric": True,  # loaders expect packed zero points in another shape than the format's own
+    "weights.head_bits": 16,
+    "weights.embedding_bits": 16,
+    "kv_cache.bits": 16,
+    "kv_cache.balance": False,
+}
+INT8: Mapping[str, object] = {
+    "weights.bits": 8, "weights.group_size": None, "weights.budget": None,
+    "activations.bits": 8, "activations.symmetric": True,
+}  # fmt: skip
 
 
-def _weights(scheme: WeightScheme) -> QuantizationArgs:
-    strategy = "channel" if scheme.group_size is None else "group"
-    return QuantizationArgs(
-        num_bits=scheme.bits, symmetric=scheme.symmetric, strategy=strategy, group_size=scheme.group_size
-    )
+class Portable(Format):
+    """Correct without any of our code. Read by us it stays packed, bit for bit what stock transformers computes."""
 
+    holds = "symmetric W4A16, or symmetric W8A8 with one scale a channel"
+    quant_method = "compressed-tensors"
 
-def _inputs(scheme: ActivationScheme) -> QuantizationArgs:
-    strategy, dynamic = ("token", True) if scheme.mode == "dynamic" else ("tensor", False)
-    return QuantizationArgs(num_bits=scheme.bits, symmetric=scheme.symmetric, strategy=strategy, dynamic=dynamic)
+    def needs(self, recipe: Any) -> Mapping[str, object]:
+        """Those of one of the two schemes, whichever is nearer."""
+        weights = recipe.weights
+        if recipe.activations.bits < 16 or weights.bits == 8:
+            return {**NEEDS, **INT8}
+        small = weights.budget is not None and weights.budget <= 4  # of no use above 4 bits
+        return {**NEEDS, "weights.bits": 4, **({"weights.budget": None} if small else {})}
 
+    def refuses(self, recipe: Any, model: Any, roles: Roles) -> str | None:
+        """Where stock loaders have no place for packed weights, or look for float ones."""
+        from sinkquant.formats.stock import refuses
 
-def quantization_config(linears: dict[str, LinearScheme], ignore: tuple[str, ...]) -> dict[str, Any]:
-    """One config group a scheme, each with its exact module names and an explicit format (loaders disagree on the
-    default); `ignore` lists the linears that stay in float."""
-    schemes: dict[LinearScheme, list[str]] = {}
-    for name, scheme in linears.items():
-        schemes.setdefault(scheme, []).append(name)
-    groups, formats = {}, []
-    for index, (scheme, targets) in enumerate(schemes.items()):
-        assert scheme.weight is not None
-        formats.append("pack-quantized" if scheme.weight.packed else "int-quantized")
-        # A single scheme is written for the class, as other tools do; serving engines match fused layers by it.
-        group = QuantizationScheme(
-            targets=["Linear"] if len(schemes) == 1 else targets,
-            weights=_weights(scheme.weight),
-            input_activations=_inputs(scheme.activation) if scheme.activation else None,
-            format=formats[-1],
+        return refuses(recipe, model, roles)
+
+    def changes(self, plan: Planned, model: Any, roles: Roles) -> Iterable[Change]:
+        """Dynamic inputs and packed weights do not fit every linear."""
+        from sinkquant.formats.stock import changes
+
+        return changes(plan, model, roles)
+
+    def write(
+        self, model: Any, roles: Roles, plan: Planned, folder: Path, facts: Mapping[str, Any], dtype: torch.dtype
+    ) -> None:
+        """Everything of ours stands under a key of its own."""
+        from sinkquant.formats.compressed import quantization_config
+        from sinkquant.formats.write import linear_schemes, save_model
+        from sinkquant.models.merged import merges
+        from sinkquant.runtime.config import KEY
+
+        # compressed-tensors takes whatever has a class of that name among its ancestors for a linear
+        floats = tuple(n for n, m in model.named_modules() if any(c.__name__ == "Linear" for c in type(m).__mro__))
+        model.config.quantization_config = quantization_config(linear_schemes(model), floats)
+        setattr(model.config, KEY, {"recipe": plan.recipe.name, "bos": facts["bos"]})
+        save_model(model, folder, dtype, plan.recipe.export.shard_size, own_names=merges(model))
+
+    def read(self, folder: Path, manifest: Manifest, asked: Asked) -> Any:
+        """Packed, unless the stock loader is asked for or tensors have other names in the model than on disk."""
+        from sinkquant.formats.build import build, unpack
+        from sinkquant.formats.compressed import own_quantization, quantized_linears
+        from sinkquant.runtime.config import load_base_config
+        from sinkquant.runtime.modules import OtherNames
+
+        if asked.execution != "stock":
+            config = load_base_config(folder, asked.trust_remote_code)
+            stated = config.quantization_config
+            try:
+                own = own_quantization(folder, stated, manifest.recipe.weights.limit)
+                config.quantization_config = own.to_dict()
+                model = build(folder, config, asked, ours=True)
+                model.config.quantization_config = stated  # what is saved from it is portable again
+                return model
+            except OtherNames:
+                # compressed-tensors cannot unpack what lies on disk, and kernels want codes
+                if asked.execution == "auto" or asked.offload_folder is not None:
+                    raise
+        quantized_linears(folder)  # raises where one is incomplete
+        return unpack(build(folder, load_base_config(folder, asked.trust_remote_code), asked, ours=False))
+
+    def schemes(self, quantization: Mapping[str, Any]) -> Mapping[str, Scheme]:
+        """By config groups; `Linear` stands for every linear that is not ignored."""
+        found: dict[str, Scheme] = {}
+        for group in quantization["config_groups"].values():
+            weight, inputs = group["weights"], group.get("input_activations")
+            given = f"{inputs['num_bits']} bits {'dynamic' if inputs['dynamic'] else 'static'}" if inputs else "float"
+            scheme = Scheme(in_words(weight["num_bits"], weight.get("group_size")), given)
+            found |= dict.fromkeys(group["targets"], scheme)
+        return found
+
+    def runtimes(self, *, prefix: bool, kv: Mapping[str, Any]) -> tuple[Runtime, ...]:
+        """All of them."""
+        same = "nothing: everything is fused into the weights"
+        ours = "files are checked before they are loaded, weights stay packed"
+        stock = "transformers + compressed-tensors"
+        return (
+            Runtime(stock, True, f"{same}; weights are unpacked to float at the first call"),
+            Runtime("transformers + sinkquant", True, f"{same}; {ours}"),
+            Runtime("vLLM", True, f"{same}; needs a kernel for these bits and groups on the device"),
+            Runtime("SGLang", True, f"{same}; reads this format by its documentation, not tried by this project"),
         )
-        groups[f"group_{index}"] = group.model_dump(mode="json", exclude_none=True)
-    return {
-        "quant_method": "compressed-tensors",
-        "config_groups": groups,
-        "format": formats[0] if len(set(formats)) == 1 else "mixed-precision",
-        "ignore": list(ignore),
-        "quantization_status": "compressed",
-        "version": __version__,
-    }
+
+
+PORTABLE = Portable()

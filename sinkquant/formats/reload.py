@@ -15,15 +15,13 @@ from sinkquant.formats.manifest import read_manifest
 
 
 def in_transformers(folder: Path, ids: list[int], trust: bool) -> dict[str, Any]:
-    """The probe of the checkpoint in float32."""
-    import torch
-
+    """The probe of the checkpoint in float32, a portable one as it is without sinkquant."""
     from sinkquant.evaluation.probe import take_probe
     from sinkquant.formats.load import read
     from sinkquant.tasks.tasks import TASKS
 
     task = TASKS[read_manifest(folder).task]
-    return take_probe(task, read(folder, dtype=torch.float32, trust_remote_code=trust), ids)
+    return take_probe(task, read(folder, execution="stock", trust_remote_code=trust), ids)
 
 
 def in_vllm(folder: Path, ids: list[int], trust: bool) -> dict[str, Any]:

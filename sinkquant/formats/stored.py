@@ -19,7 +19,7 @@ ADDED = ("sink_key", "sink_value", "key_transform", "query_transform", "key_offs
 """Tensors of the attention that the original model does not have."""
 
 HEADS = ("lm_head", "embed_out", "output", "head")
-EXTRA = ("weight_scale", "weight_zero_point", "weight_shape")
+EXTRA = ("weight_scale", "weight_zero_point", "weight_shape", "spike_index", "spike_weight")
 
 
 @dataclass(frozen=True)

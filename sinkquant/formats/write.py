@@ -12,6 +12,13 @@ from transformers import PreTrainedModel
 from sinkquant.models.load import load_tokenizer, quiet
 from sinkquant.models.side_files import code_files, side_files
 from sinkquant.models.source import Source, local_folder
+from sinkquant.quantization.scheme import LinearScheme
+from sinkquant.runtime.linear import QuantizedLinear
+
+
+def linear_schemes(model: nn.Module) -> dict[str, LinearScheme]:
+    """Of every linear that was quantized, by name."""
+    return {name: module.scheme for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
 
 
 def round_floats(model: nn.Module, dtype: torch.dtype) -> None:

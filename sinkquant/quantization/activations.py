@@ -38,9 +38,7 @@ def static_range(rows: Tensor, grid: Grid, *, search: bool, weight: Tensor | Non
     sketch = None if weight is None else _sketch(weight.float())
     best, kept = None, (low, high)
     for share in torch.linspace(1.0, SMALLEST, STEPS).tolist():
-        scale, zero = scale_and_zero(low * share, high * share, grid)
-        error = fake_quantize(rows, scale, zero, grid).sub_(rows)
-        loss = float((error if sketch is None else error @ sketch).pow_(2).sum())
+        loss = _error(rows, scale_and_zero(low * share, high * share, grid), grid, sketch)
         if best is None or loss < best:
             best, kept = loss, (low * share, high * share)
     return scale_and_zero(*kept, grid)
@@ -52,10 +50,23 @@ def dynamic_clip(rows: Tensor, scheme: ActivationScheme, weight: Tensor) -> floa
 
     def loss(share: float) -> float:
         clipped = replace(scheme, clip=share)
-        error = fake_quantize(rows, *token_ranges(rows, clipped), scheme.grid).sub_(rows)
-        return float((error @ sketch).pow_(2).sum())
+        return _error(rows, token_ranges(rows, clipped), scheme.grid, sketch)
 
     return min(CLIPS, key=loss)
+
+
+def output_error(rows: Tensor, scheme: ActivationScheme, weight: Tensor, *, search: bool) -> float:
+    """Squared error (sketched) of the outputs rows·weightᵀ, of `rows` (tokens, width) rounded as they would be."""
+    if scheme.mode == "static":
+        ranges: tuple[Tensor, Tensor | None] = static_range(rows, scheme.grid, search=search, weight=weight)
+    else:
+        ranges = token_ranges(rows, scheme)
+    return _error(rows, ranges, scheme.grid, _sketch(weight.float()))
+
+
+def _error(rows: Tensor, ranges: tuple[Tensor, Tensor | None], grid: Grid, sketch: Tensor | None) -> float:
+    error = fake_quantize(rows, *ranges, grid).sub_(rows)
+    return float((error if sketch is None else error @ sketch).pow_(2).sum())
 
 
 def _sketch(weight: Tensor) -> Tensor:

@@ -56,13 +56,15 @@ class LinearScheme:
     """Everything that changes in one linear.
 
     `rotate`: its input is rotated by a Hadamard matrix at run time (R4). `center`: a stored mean is then taken out of
-    every channel, and its share of the output is part of the bias.
+    every channel, and its share of the output is part of the bias. `spikes`: that many channels of the input are taken
+    out before all else and multiplied by their columns of the weight in float.
     """
 
     weight: WeightScheme | None
     activation: ActivationScheme | None = None
     rotate: bool = False
     center: bool = False
+    spikes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
@@ -76,6 +78,7 @@ class LinearScheme:
             ActivationScheme(**data["activation"]) if data["activation"] else None,
             data["rotate"],
             data.get("center", False),
+            data.get("spikes", 0),
         )
 
 

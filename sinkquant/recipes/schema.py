@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ..errors import unknown
+from ..formats.format import FORMATS
 from ..rounding.method import METHODS
 from .validate import check
 
@@ -26,6 +27,12 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 def _known_method(name: str) -> str:
     if name not in METHODS:
         raise unknown("weights.method", name, METHODS)
+    return name
+
+
+def _known_format(name: str) -> str:
+    if name not in FORMATS:
+        raise unknown("target", name, FORMATS)
     return name
 
 
@@ -111,6 +118,10 @@ class Activations(Section):
         default=False,
         description="Take every channel's mean out before rounding; its share of the output becomes part of the bias.",
     )
+    spikes: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = Field(
+        default=0,
+        description="Spike units: an input's largest channels, multiplied in float; a number, or auto: where they pay.",
+    )
 
 
 class KVCache(Section):
@@ -188,8 +199,9 @@ class Recipe(Section):
 
     name: str = Field(min_length=1, description="Name of the recipe.")
     description: str = Field(min_length=1, description="One line on what the recipe is for.")
-    target: Literal["portable", "sink-aware"] = Field(
-        description="portable loads in stock transformers, vLLM and SGLang; sink-aware needs sinkquant and can do more."
+    target: Annotated[str, AfterValidator(_known_format)] = Field(
+        description="The format: portable loads in stock transformers, vLLM and SGLang; sink-aware needs sinkquant and "
+        "can do more; or a registered one."
     )
     effort: Literal["fast", "default", "best"] = Field(
         default="default",
@@ -211,13 +223,13 @@ class Recipe(Section):
         return self
 
     def digest(self) -> str:
-        """sha256 (hexadecimal) of the recipe as JSON with sorted keys and no spaces, without a null budget or column
-        and the usual proof."""
+        """sha256 (hexadecimal) of the recipe as JSON with sorted keys and no spaces, without a null budget or column,
+        the usual proof, and spike units where there are none."""
         data = self.model_dump(mode="json")
         if self.proof == Proof():
             del data["proof"]
-        for section, key in (("weights", "budget"), ("calibration", "column")):
-            if data[section][key] is None:  # figures are kept by digest, and some are older than these keys
+        for section, key in (("weights", "budget"), ("calibration", "column"), ("activations", "spikes")):
+            if not data[section][key]:  # figures are kept by digest, and some are older than these keys
                 del data[section][key]
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()

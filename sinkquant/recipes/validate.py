@@ -5,6 +5,7 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from ..formats.format import FORMATS
 from .messages import first_of, listing, show
 
 if TYPE_CHECKING:
@@ -24,51 +25,26 @@ def problems(recipe: Recipe) -> tuple[str, ...]:
         _rotation_without_folding(recipe),
         _limit_without_int8(recipe),
         _budget_without_room(recipe),
-        _not_portable(recipe),
+        _not_held(recipe),
     )
     return tuple(sentence for sentence in found if sentence)
 
 
-def portable_fixes(recipe: Recipe) -> dict[str, object]:
-    """The keys that keep `recipe` out of stock loaders, each with the value that they can load.
-
-    Stock transformers, vLLM and SGLang share two integer schemes: packed 4-bit weights, and int8 weights with
-    one scale a channel under int8 activations. They skip online rotations in silence, keep their own attention and
-    KV cache, and do not agree on quantized embeddings and heads.
-    """
-    needs: dict[str, object] = {
-        "sinks.prefix": "none",
-        "transforms.r3": False,
-        "transforms.r4": False,
-        "transforms.inputs": False,
-        "activations.center": False,
-        "activations.route": None,
-        "weights.symmetric": True,  # loaders expect packed zero points in another shape than the format's own
-        "weights.head_bits": 16,
-        "weights.embedding_bits": 16,
-        "kv_cache.bits": 16,
-        "kv_cache.balance": False,
-    }
-    if recipe.activations.bits == 16 and recipe.weights.bits != 8:
-        needs |= {"weights.bits": 4}
-        if recipe.weights.budget is not None and recipe.weights.budget <= 4:
-            needs |= {"weights.budget": None}
-    else:
-        needs |= {"weights.bits": 8, "weights.group_size": None, "weights.budget": None}
-        needs |= {"activations.bits": 8, "activations.symmetric": True}
+def fixes(recipe: Recipe, target: str) -> dict[str, object]:
+    """The keys that the format `target` cannot hold in `recipe`, each with the value that it can."""
+    needs = FORMATS[target].needs(recipe)
     return {key: value for key, value in needs.items() if attrgetter(key)(recipe) != value}
 
 
-def _not_portable(recipe: Recipe) -> str | None:
-    fixes = portable_fixes(recipe)
-    if recipe.target != "portable" or not fixes:
+def _not_held(recipe: Recipe) -> str | None:
+    asked = fixes(recipe, recipe.target)
+    if not asked:
         return None
-    forbidden = listing([f"{key}={show(attrgetter(key)(recipe))}" for key in fixes], "or")
-    remedy = listing([f"{key}={show(value)}" for key, value in fixes.items()], "and")
-    return (
-        f"a portable recipe (symmetric W4A16, or symmetric W8A8 with one scale a channel) cannot have {forbidden}: "
-        f"set {remedy}, or target=sink-aware."
-    )
+    forbidden = listing([f"{key}={show(attrgetter(key)(recipe))}" for key in asked], "or")
+    remedy = listing([f"{key}={show(value)}" for key, value in asked.items()], "and")
+    others = "".join(f", or target={name}" for name in FORMATS if not fixes(recipe, name))
+    held = FORMATS[recipe.target].holds
+    return f"a {recipe.target} recipe ({held}) cannot have {forbidden}: set {remedy}{others}."
 
 
 def _rotation_without_folding(recipe: Recipe) -> str | None:

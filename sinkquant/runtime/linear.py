@@ -18,6 +18,7 @@ from sinkquant.runtime import packing
 from sinkquant.runtime.codes import CodedModule
 from sinkquant.runtime.routing import outlier_rows, routing_limit
 from sinkquant.runtime.shared import Ready, SharedInputs
+from sinkquant.runtime.spikes import split_weight, spread_columns, without_spikes
 from sinkquant.transforms.hadamard import fast_hadamard
 
 if TYPE_CHECKING:
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
 
 
 class QuantizedLinear(CodedModule):
-    """y = Q(x·H − m)·Wᵀ + b with W stored as integer codes (or in float where only the input changes).
+    """y = Q(r·H − m)·Wᵀ + u·Uᵀ + b with W stored as integer codes (or in float where only the input changes).
 
-    Tensors are buffers under the names of compressed-tensors; a float weight and a bias stay parameters. With a mean m
-    the bias holds m·Wᵀ of the float weight, exactly, and is a float32 buffer.
+    u are the spike units, the few channels of the input that would ruin the range of all others, r is the input with
+    zeros in their place; U are their columns of the float weight, and W is what the weight is without them.
+
+    Tensors are buffers under the names of compressed-tensors; a float weight, U and a bias stay parameters. With a mean
+    m the bias holds m·Wᵀ of the float weight, exactly, and is a float32 buffer.
 
     The float computation on rounded inputs defines the layer. A `choice` lets integer kernels take its place.
     """
@@ -45,6 +49,8 @@ class QuantizedLinear(CodedModule):
 
     bias: Tensor | None
     input_offset: Tensor  # (in,), only with a centered input
+    spike_index: Tensor  # (k,) int32, only with spike units
+    spike_weight: Tensor  # (out, k)
 
     def __init__(
         self,
@@ -73,6 +79,10 @@ class QuantizedLinear(CodedModule):
             self.register_buffer("bias", torch.empty(out_features, dtype=torch.float32))
         else:
             self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype), requires_grad=False) if bias else None
+        if scheme.spikes:
+            self.register_buffer("spike_index", torch.empty(scheme.spikes, dtype=torch.int32))
+            columns = torch.empty(out_features, scheme.spikes, dtype=dtype)
+            self.spike_weight = nn.Parameter(columns, requires_grad=False)
 
     @classmethod
     def from_linear(
@@ -82,10 +92,12 @@ class QuantizedLinear(CodedModule):
         weight: QuantizedWeight | None,
         input_range: tuple[Tensor, Tensor] | None = None,
         input_offset: Tensor | None = None,
+        spikes: Tensor | None = None,
     ) -> QuantizedLinear:
         """Replace `module`; `input_range` is (scale, zero) of static activations. A float weight is shared.
 
-        `input_offset` (in,) is the mean of the (rotated) inputs where the scheme centers them.
+        `input_offset` (in,) is the mean of the (rotated) inputs where the scheme centers them, `spikes` (k,) are the
+        channels in float where it has some; `weight` and `input_offset` are then of what is left without them.
         """
         with torch.device("meta"):
             sizes, dtype = (module.in_features, module.out_features), module.weight.dtype
@@ -103,10 +115,16 @@ class QuantizedLinear(CodedModule):
             )  # linears of one site must not share storage on disk
             if not scheme.activation.symmetric:
                 made.input_zero_point = input_range[1].detach().to(torch.int8).reshape(1).clone()
+        rest = module.weight.detach()
+        if scheme.spikes:
+            assert spikes is not None
+            rest, columns = split_weight(rest, spikes, scheme.rotate)
+            made.spike_index = spikes.to(torch.int32, copy=True)
+            made.spike_weight = nn.Parameter(columns.contiguous())
         if scheme.center:
             assert input_offset is not None
             made.input_offset = input_offset.detach().float().clone()  # not shared on disk either
-            shift = module.weight.detach().double() @ made.input_offset.double()
+            shift = rest.double() @ made.input_offset.double()
             made.bias = (shift if module.bias is None else module.bias.detach().double() + shift).float()
         elif module.bias is not None:
             made.bias = nn.Parameter(module.bias.detach(), requires_grad=False)
@@ -124,10 +142,16 @@ class QuantizedLinear(CodedModule):
         return self.scheme.activation is not None and self.scheme.activation.route is not None
 
     def prepare_input(self, x: Tensor) -> Tensor:
-        """The input (…, in) rotated and centered, before it is rounded."""
+        """The input (…, in) without its spike units, rotated and centered, before it is rounded."""
+        if self.scheme.spikes:
+            x = without_spikes(x, self.spike_index)
         if self.scheme.rotate:
             x = fast_hadamard(x)
         return x - self.input_offset.to(x.dtype) if self.scheme.center else x
+
+    def spikes(self, x: Tensor) -> Tensor | None:
+        """The spike units (…, k) of the input (…, in) as it comes, or None where the scheme has none."""
+        return x.index_select(-1, self.spike_index) if self.scheme.spikes else None
 
     def static_range(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Stored scale and zero point (1,) of static inputs."""
@@ -155,7 +179,7 @@ class QuantizedLinear(CodedModule):
         return torch.where(self.routed_rows(x)[..., None], x, rounded)
 
     def quantized_weight(self) -> QuantizedWeight:
-        """Codes (out, in) with scales and zero points; the scheme must quantize the weight."""
+        """Codes (out, in) with scales and zero points, those of no spike units; the scheme must quantize the weight."""
         assert self.scheme.weight is not None
         names = ("weight_packed", "weight_scale", "weight_zero_point")
         stored = {name: tensor for name in names if (tensor := self._buffers.get(name)) is not None}
@@ -169,34 +193,44 @@ class QuantizedLinear(CodedModule):
         return self.out_features, self.in_features
 
     def dequantized_weight(self, dtype: torch.dtype) -> Tensor:
-        """The weight (out, in) that the codes stand for."""
-        return (self.weight if self.scheme.weight is None else self.quantized_weight().dequantized()).to(dtype)
+        """The weight (out, in) that the codes stand for, with the columns of spike units."""
+        if self.scheme.weight is None:
+            return self.weight.to(dtype)
+        weight = self.quantized_weight().dequantized()
+        if self.scheme.spikes:
+            weight = weight + spread_columns(self.spike_weight, self.spike_index, self.in_features, self.scheme.rotate)
+        return weight.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) -> (…, out)."""
         if self.choice is None or (x.requires_grad and torch.is_grad_enabled()):  # kernels pass no gradient on
-            return self._float(self.quantize_input(self.prepare_input(x)))
+            return self._add_spikes(self._float(self.quantize_input(self.prepare_input(x))), self.spikes(x))
         kernel = self.choice.at(x.numel() // self.in_features)
         if self.shared is None:
             ready = self._ready(kernel, x)
         else:
             ready = self.shared.take(x, self, (kernel, self.input_grid), lambda x: self._ready(kernel, x))
         if kernel is None:
-            return self._float(ready.operand)
+            return self._add_spikes(self._float(ready.operand), ready.spikes)
         y = kernel(self, ready.operand).to(x.dtype)
         if ready.routed is not None:
             where, rows = ready.routed
             y[where] = self._float(rows)
-        return y.reshape(*x.shape[:-1], self.out_features)
+        return self._add_spikes(y.reshape(*x.shape[:-1], self.out_features), ready.spikes)
 
     def _ready(self, kernel: Kernel | None, x: Tensor) -> Ready:
+        spikes = self.spikes(x)
         if kernel is None:
-            return Ready(self.quantize_input(self.prepare_input(x)))
+            return Ready(self.quantize_input(self.prepare_input(x)), spikes)
         rows = self.prepare_input(x).reshape(-1, self.in_features).contiguous()
         if self.limit is None or _largest(rows) <= self.limit:
-            return Ready(kernel.operand(self, rows))
+            return Ready(kernel.operand(self, rows), spikes)
         where = self.routed_rows(rows)
-        return Ready(kernel.operand(self, rows), (where, rows[where]))
+        return Ready(kernel.operand(self, rows), spikes, (where, rows[where]))
+
+    def _add_spikes(self, y: Tensor, spikes: Tensor | None) -> Tensor:
+        """The output (…, out) with the share of the spike units (…, k)."""
+        return y if spikes is None else y + linear(spikes, self.spike_weight.to(y.dtype))
 
     def use(self, choice: Choice, dtype: torch.dtype) -> None:
         """Compute with the kernels of `choice` from now on; one may move the codes. `dtype` is that of the inputs."""
@@ -204,7 +238,9 @@ class QuantizedLinear(CodedModule):
         self.choice = choice
         scheme = self.scheme.activation
         static = self.static_range(torch.float32) if scheme is not None and scheme.mode == "static" else ()
-        self.input_grid = (scheme, self.scheme.rotate, *(None if part is None else part.item() for part in static))
+        spikes = tuple(self.spike_index.tolist()) if self.scheme.spikes else ()
+        ranges = (None if part is None else part.item() for part in static)
+        self.input_grid = (scheme, self.scheme.rotate, spikes, *ranges)
         if scheme is not None and scheme.route is not None:
             self.limit = float(routing_limit(*self.static_range(dtype), scheme.grid, scheme.route))
 
@@ -218,7 +254,9 @@ class QuantizedLinear(CodedModule):
             y = linear(rows, weight.integers().to(x.dtype)) * weight.scale.T.to(x.dtype)
             y = y if bias is None else y + bias
         else:
-            y = linear(rows, self.dequantized_weight(x.dtype), bias)
+            coded = self.scheme.weight is not None
+            dense = self.quantized_weight().dequantized() if coded else self.weight
+            y = linear(rows, dense.to(x.dtype), bias)
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def _scales_are_fitted(self) -> bool:
@@ -243,6 +281,7 @@ class QuantizedLinear(CodedModule):
             parts
             + (["rotated input"] if self.scheme.rotate else [])
             + (["centered input"] if self.scheme.center else [])
+            + ([f"{self.scheme.spikes} spike units in float"] if self.scheme.spikes else [])
         )
 
 

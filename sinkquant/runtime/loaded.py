@@ -13,7 +13,7 @@ from sinkquant.runtime.codes import CodedModule
 from sinkquant.runtime.kv import BALANCE
 
 PREFIX = ("sink_key", "sink_value")
-INTEGERS = ("weight", "weight_packed", "weight_shape", "weight_zero_point", "input_zero_point")
+INTEGERS = ("weight", "weight_packed", "weight_shape", "weight_zero_point", "input_zero_point", "spike_index")
 REMEDY = "copy the checkpoint again, or quantize the model again"
 
 

@@ -16,6 +16,10 @@ from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.positions import install_positions
 
 
+class OtherNames(SinkquantError):
+    """Modules have other names in the checkpoint than in the model."""
+
+
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
     """Put `module` at path `name`."""
     parent, _, leaf = name.rpartition(".")
@@ -66,7 +70,7 @@ def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
         try:
             linear = as_linear(model.get_submodule(name))
         except AttributeError as error:
-            raise SinkquantError(
+            raise OtherNames(
                 f"the checkpoint quantizes {name}, which this version of the model does not have; "
                 "load it with the transformers version stated in its manifest."
             ) from error

@@ -12,9 +12,10 @@ from torch import Tensor
 
 
 class Ready(NamedTuple):
-    """An input as a kernel takes it, and the rows that stay in float."""
+    """An input as a kernel takes it, and what of it stays in float: some rows, some channels."""
 
     operand: Any
+    spikes: Tensor | None = None  # (…, k) of the input as it came
     routed: tuple[Tensor, Tensor] | None = None  # where (rows,) bool, and those rows (n, in) of the prepared input
 
 

@@ -44,6 +44,25 @@ class Mean:
         return (self._sum / self._count).float()
 
 
+class Peaks:
+    """The largest magnitude (width,) of every channel."""
+
+    def __init__(self) -> None:
+        self._largest = torch.zeros(0)
+
+    def add(self, rows: Tensor) -> None:
+        largest = rows.abs().amax(0) if len(rows) else rows.new_zeros(rows.shape[1])
+        self._largest = largest if self._largest.numel() == 0 else torch.maximum(self._largest, largest)
+
+    def reduce(self) -> None:
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(self._largest, distributed.ReduceOp.MAX)
+
+    @property
+    def value(self) -> Tensor:
+        return self._largest
+
+
 class Sample:
     """Every `every`-th row of each part: (about size, width)."""
 

@@ -10,6 +10,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaForCausalLM
 
 from sinkquant.errors import UsageError
 from sinkquant.flow.estimate import estimate
+from sinkquant.flow.loadable import refuse_unloadable
 from sinkquant.flow.plan import Plan, make_plan, weight_shapes
 from sinkquant.models.trace import trace_roles
 from sinkquant.recipes import load_recipe
@@ -77,7 +78,7 @@ def test_a_recipe_of_keys_and_values_alone_needs_an_attention_that_can_be_seen(t
     made = make_plan(load_recipe("w4a8kv4", ()), (), blind, shapes, None)
     assert any("keys and values stay in full precision" in note for note in made.notes)
     with pytest.raises(UsageError, match="a class of their own"):
-        make_plan(load_recipe("w8a8", ()), (), replace(roles, own_linears=True), shapes, None)
+        refuse_unloadable(load_recipe("w8a8", ()), tiny_llama, replace(roles, own_linears=True))
 
 
 def test_what_is_said_of_many_blocks_is_said_once(tiny_llama: LlamaForCausalLM) -> None:

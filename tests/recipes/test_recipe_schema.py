@@ -25,7 +25,7 @@ from sinkquant.recipes import (
     dump_recipe,
     load_recipe,
 )
-from sinkquant.recipes.validate import portable_fixes, problems
+from sinkquant.recipes.validate import fixes, problems
 from sinkquant.rounding.method import METHODS
 
 TEXT = st.text(min_size=1, max_size=20)
@@ -105,7 +105,7 @@ SINK_AWARE = st.builds(
 def made_portable(recipe: Recipe) -> Recipe:
     """`recipe` with exactly the changes that its own error message asks for."""
     data = recipe.model_dump() | {"target": "portable"}
-    for key, value in portable_fixes(recipe).items():
+    for key, value in fixes(recipe, "portable").items():
         section, name = key.split(".")
         data[section] = data[section] | {name: value}
     if data["weights"]["bits"] != 8:

@@ -20,6 +20,8 @@ CONTRADICTIONS = [
     ("w8a8", ["weights.group_size=128"], "weights.group_size=128: set weights.group_size=null"),
     ("w8a8", ["weights.symmetric=false"], "weights.symmetric=false: set weights.symmetric=true"),
     ("w8a8", ["activations.symmetric=false"], "activations.symmetric=false: set activations.symmetric=true"),
+    ("w8a8", ["activations.spikes=2"], "activations.spikes=2: set activations.spikes=0"),
+    ("w8a8", ["activations.spikes=auto"], "activations.spikes=auto: set activations.spikes=0"),
     ("w8a8", ["weights.bits=4"], "weights.bits=4: set weights.bits=8"),
     ("w8a8", ["activations.bits=16"], "activations.bits=16: set activations.bits=8"),
     ("w8a8", ["activations={bits: 4, mode: static}"], "activations.bits=4: set activations.bits=8"),

@@ -10,17 +10,17 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, initialization
 
+from sinkquant.formats.compressed import own_quantization
 from sinkquant.quantization.scheme import LinearScheme, WeightScheme
 from sinkquant.runtime.assemble import assemble
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import Apart
-from sinkquant.runtime.portable import portable_quantization
 
 
 def configuration(folder: Path, portable: bool) -> Any:
     config = AutoConfig.from_pretrained(folder)
     if portable:
-        config.quantization_config = portable_quantization(folder, config.quantization_config).to_dict()
+        config.quantization_config = own_quantization(folder, config.quantization_config).to_dict()
     return config
 
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
-from sinkquant.walk.statistics import Hessian, Mean, Sample, Statistic
+from sinkquant.walk.statistics import Hessian, Mean, Peaks, Sample, Statistic
 
 REFERENCES: list[tuple[Callable[[], Statistic], Callable[[Tensor], Tensor]]] = [
     (Mean, lambda rows: rows.double().mean(0)),
     (Hessian, lambda rows: rows.double().T @ rows.double() / len(rows)),
     (lambda: Sample(1), lambda rows: rows.double()),
+    (Peaks, lambda rows: rows.double().abs().amax(0)),
 ]
 
 
@@ -27,7 +28,7 @@ def fed(make: Callable[[], Statistic], parts: list[Tensor]) -> Statistic:
     return statistic
 
 
-@pytest.mark.parametrize(("make", "reference"), REFERENCES, ids=["mean", "hessian", "sample"])
+@pytest.mark.parametrize(("make", "reference"), REFERENCES, ids=["mean", "hessian", "sample", "peaks"])
 @pytest.mark.parametrize("sizes", [[500], [1, 499], [100] * 5, [0, 500]])
 def test_parts_do_not_matter(
     make: Callable[[], Statistic], reference: Callable[[Tensor], Tensor], sizes: list[int]

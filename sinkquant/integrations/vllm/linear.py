@@ -1,6 +1,6 @@
 """Linear layers of a sink-aware checkpoint: vLLM's own int8 kernels where they compute our formula, else the formula.
 
-The formula: y = Q(x·H − m)·Wᵀ + b, with W dequantized once when it is loaded.
+The formula: y = Q(r·H − m)·Wᵀ + u·Uᵀ + b, with W dequantized once when it is loaded (`runtime/linear.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from sinkquant.quantization.scheme import LinearScheme
 from sinkquant.quantization.weights import QuantizedWeight
 from sinkquant.runtime import packing
 from sinkquant.runtime.routing import routing_limit
+from sinkquant.runtime.spikes import without_spikes
 from sinkquant.transforms.hadamard import fast_hadamard
 
 logger = init_logger(__name__)
@@ -74,10 +75,12 @@ class ServedLinear(LinearMethodBase):
             tensors = packing.empty(self.scheme.weight, rows, width)
             tensors.pop("weight_shape", None)
             tensors["weight_scale"] = tensors["weight_scale"].float()
+        if self.scheme.spikes:
+            tensors["spike_weight"] = torch.empty(rows, self.scheme.spikes, dtype=dtype)
         return tensors | ({"centered_bias": torch.empty(rows, dtype=torch.float32)} if self.scheme.center else {})
 
     def _shared(self, width: int) -> dict[str, Tensor]:
-        tensors = {}
+        tensors = {"spike_index": torch.empty(self.scheme.spikes, dtype=torch.int32)} if self.scheme.spikes else {}
         inputs = self.scheme.activation
         if inputs is not None and inputs.mode == "static":
             tensors["input_scale"] = torch.empty(1, dtype=torch.float32)
@@ -125,6 +128,12 @@ class ServedLinear(LinearMethodBase):
 
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """(…, in) -> (…, out)."""
+        if not self.scheme.spikes:
+            return self._rounded(layer, x, bias)
+        y = self._rounded(layer, without_spikes(x, layer.spike_index), bias)
+        return y + linear(x.index_select(-1, layer.spike_index), layer.spike_weight)
+
+    def _rounded(self, layer: Any, x: Tensor, bias: Tensor | None) -> Tensor:
         if self.scheme.rotate:
             x = fast_hadamard(x)
         if self.scheme.center:
