@@ -85,7 +85,7 @@ def nothing(*_: Any, **__: Any) -> Iterator[None]:
     yield
 
 
-FAMILY = "tests/flow/test_families.py::test_a_sink_aware_checkpoint[phi3]"
+FAMILY = "tests/flow/test_matrix.py::test_a_cell[phi3-w4a8kv4-sink-aware]"
 COMMAND = "tests/cli/test_cli_end_to_end.py::test_evaluate_compares_both"
 RESUME = "tests/flow/test_resume.py"
 GENERATION = "tests/flow/test_transform.py::test_generation_equals_the_prefix_in_context"
@@ -104,7 +104,7 @@ MUTATIONS = {
     "bias left out": Mutation(
         "sinkquant.runtime.linear:QuantizedLinear.from_linear",
         without_bias,
-        ("tests/flow/test_families.py::test_a_sink_aware_checkpoint[opt]",),
+        ("tests/flow/test_matrix.py::test_a_cell[opt-w4a8kv4-sink-aware]",),
     ),
     "inputs not rounded": Mutation(
         "sinkquant.runtime.linear:QuantizedLinear.quantize_input",

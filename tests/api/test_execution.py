@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,8 @@ def test_auto_agrees_with_the_reference(quantized: Callable[..., Path], tmp_path
     out = quantized(recipe)
     reference = sinkquant.load(out, dtype=torch.float32)
     model = sinkquant.load(out, dtype=torch.float32, execution="auto")
-    assert any(isinstance(module, QuantizedLinear) for module in model.modules())
+    for packed in (reference, model):
+        assert any(isinstance(module, QuantizedLinear) for module in packed.modules())
     expected = reference(IDS).logits
     assert (model(IDS).logits - expected).norm() <= 2e-2 * expected.norm()
 
@@ -30,6 +32,8 @@ def test_auto_agrees_with_the_reference(quantized: Callable[..., Path], tmp_path
     before, after = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "again"))
     assert before.keys() == after.keys()
     assert all(torch.equal(tensor, after[name].to(tensor.dtype)) for name, tensor in before.items())
+    stated = [json.loads((folder / "config.json").read_text()) for folder in (out, tmp_path / "again")]
+    assert stated[0]["quantization_config"] == stated[1]["quantization_config"]  # portable ones are so again
     again = type(model).from_pretrained(tmp_path / "again", dtype=torch.float32)
     assert torch.equal(again(IDS).logits, expected)
 
