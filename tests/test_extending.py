@@ -14,10 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import sinkquant
 from sinkquant.evaluation.metric import METRICS
-from sinkquant.evaluation.probe import take_probe
 from sinkquant.flow.result import Result
 from sinkquant.formats.format import FORMATS, Format, Scheme, in_words
-from sinkquant.formats.manifest import read_manifest
 from sinkquant.formats.stored import Stored
 from sinkquant.formats.write import linear_schemes
 from sinkquant.inputs.sources import INPUTS
@@ -28,6 +26,7 @@ from sinkquant.registry import Registry
 from sinkquant.rounding.method import METHODS, Settings
 from sinkquant.walk.statistics import Mean, Statistic
 from tests import tiny
+from tests.proved import as_proved
 
 SMALL = ["calibration.sequences=4", "calibration.length=64"]
 
@@ -137,9 +136,7 @@ def test_a_format(quantize_tiny: Callable[..., Result], tmp_path: Path) -> None:
     with FORMATS.registered("npz", Npz()):
         made = quantize_tiny(out, "w4a16", "target=npz")
         assert made.figures["result_perplexity"] < 1.2 * made.figures["baseline_perplexity"]
-        probe = read_manifest(out).probe
-        assert probe is not None
-        assert take_probe(sinkquant.load(out), probe.ids) == probe.model_dump()
+        assert as_proved(sinkquant.load(out), out)
         found = sinkquant.inspect(out)
         assert (found.target, found.quantized[0].scheme.weights, found.quantized[0].modules) == ("npz", "4 bits", 21)
         assert {path.suffix for path in out.iterdir()} == {".json", ".npz"}

@@ -21,12 +21,11 @@ from transformers import AutoModelForCausalLM
 import sinkquant
 from eval.families import build, job
 from sinkquant.errors import SinkquantError
-from sinkquant.evaluation.probe import take_probe
 from sinkquant.formats.format import FORMATS
-from sinkquant.formats.manifest import read_manifest
 from sinkquant.quantization.weights import QuantizedWeight
 from sinkquant.recipes import load_recipe
 from sinkquant.recipes.validate import fixes
+from tests.proved import as_proved
 from tests.test_extending import Npz
 
 # Rounding leaves less of the logits' spread than this; without the blocks, almost nothing of it is right.
@@ -143,9 +142,8 @@ def test_a_cell(cell: Cell) -> None:
     done = cell.quantize()
     assert done.figures["transform_error"] <= 1e-4
     out, plan = done.path, done.plan
-    model, probe = sinkquant.load(out, dtype=torch.float32), read_manifest(out).probe
-    assert probe is not None
-    assert take_probe(model, probe.ids) == probe.model_dump()
+    model = sinkquant.load(out, dtype=torch.float32)
+    assert as_proved(model, out)
     ids = tokens()[:, 1:] if job.BOS in plan.prefix else tokens()
     got = job.logits(model, ids)
     assert error(cell.source, got) < RECIPES[cell.recipe]
