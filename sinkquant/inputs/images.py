@@ -12,8 +12,8 @@ from torch import Tensor
 from sinkquant.errors import UsageError
 from sinkquant.inputs import classes
 from sinkquant.inputs.batches import Batch, Batches
+from sinkquant.inputs.broken import Broken
 from sinkquant.inputs.image_files import GIVE, Entry, find
-from sinkquant.inputs.pictures import Broken
 from sinkquant.inputs.said import Left, number
 
 if TYPE_CHECKING:

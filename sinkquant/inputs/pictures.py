@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sinkquant.errors import UsageError
+from sinkquant.inputs.broken import Broken, contents
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -16,10 +16,6 @@ SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
     ".ppm", ".pgm", ".pnm", ".tga", ".jp2", ".avif",
 )  # fmt: skip
-
-
-class Broken(Exception):
-    """A file that is not taken; the message says why, as the end of a sentence: 'is empty'."""
 
 
 def pillow() -> Any:
@@ -31,7 +27,7 @@ def pillow() -> Any:
     return PIL.Image
 
 
-def picture(content: Path | bytes | Image | None) -> Image:
+def picture(content: object) -> Image:
     """The picture of a file, of its bytes, or decoded already, as RGB: upright as its EXIF data says, on white ground.
 
     Of an animation, or of several pages, it is the first one. 16 bits a channel become their upper eight.
@@ -41,11 +37,7 @@ def picture(content: Path | bytes | Image | None) -> Image:
     library = pillow()
     if isinstance(content, library.Image):
         return _rgb(content)
-    data = _bytes(content) if isinstance(content, Path) else content
-    if not data:
-        raise Broken("is empty")
-    if not isinstance(data, bytes):
-        raise Broken("is no image")
+    data = contents(content)
     from PIL import ImageOps
 
     with warnings.catch_warnings():
@@ -64,15 +56,6 @@ def picture(content: Path | bytes | Image | None) -> Image:
             raise
         except Exception as error:  # a broken file may raise anything in the decoders
             raise Broken(_reason(error)) from None
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise Broken("does not exist") from None
-    except OSError as error:
-        raise Broken(f"cannot be read ({error.strerror})") from None
 
 
 def _reason(error: Exception) -> str:

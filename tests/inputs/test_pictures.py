@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sinkquant.inputs.pictures import Broken, picture
+from sinkquant.inputs.broken import Broken
+from sinkquant.inputs.pictures import picture
 
 from .pictures import RED, encoded, grey, noise, plain, turned
 
@@ -70,7 +71,7 @@ BROKEN = [
     pytest.param(grey("TIFF", "float32", float("nan")), "has grey values that are neither 8 nor 16 bits", id="nan"),
     pytest.param(Path("no/such.jpg"), "does not exist", id="absent"),
     pytest.param(None, "is empty", id="none"),
-    pytest.param(7, "is no image", id="number"),
+    pytest.param(7, "is no file", id="number"),
 ]
 
 
