@@ -30,6 +30,7 @@ from sinkquant.walk.statistics import Mean, Peaks, Sample, Statistic
 from sinkquant.walk.walk import BlockRun, capture_inputs
 
 RANGE_ROWS = 2048  # rows that a range search looks at, evenly spaced
+SPIKE_ROWS = 512  # of them, to find how many spike units pay
 
 Range = tuple[Tensor, Tensor | None]
 
@@ -172,6 +173,7 @@ class SiteWork:
         if activation is None or seen.peaks is None or seen.sample is None:
             return without(torch.empty(0, dtype=torch.int64))
         sample = self.ranged(seen.sample)
+        sample = sample[:: max(1, len(sample) // SPIKE_ROWS)]
 
         def error(spikes: Tensor) -> float:
             weights = [split_weight(linear.weight, spikes, self.scheme.rotate)[0] for linear in self.linears]  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from sinkquant.quantization.grid import Grid, fake_quantize, scale_and_zero, sym
 from sinkquant.quantization.scheme import ActivationScheme
 
 STEPS = 40  # candidates of the clip search
+COARSE = 10  # of one that only tells which channels of an input pay
 SMALLEST = 0.1  # smallest share of the range that is tried
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)  # of a token's range, for dynamic ranges
 SKETCH = 64  # random combinations of outputs that stand for all of them in the clip search
@@ -25,7 +26,9 @@ def token_ranges(x: Tensor, scheme: ActivationScheme) -> tuple[Tensor, Tensor | 
     return scale_and_zero(low * scheme.clip, high * scheme.clip, scheme.grid)
 
 
-def static_range(rows: Tensor, grid: Grid, *, search: bool, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def static_range(
+    rows: Tensor, grid: Grid, *, search: bool, weight: Tensor | None = None, steps: int = STEPS
+) -> tuple[Tensor, Tensor]:
     """Scale and zero point (1,) for all of `rows` (tokens, width).
 
     With `search`, the share of the full range with the smallest squared error; the error is that of the layer's output
@@ -37,7 +40,7 @@ def static_range(rows: Tensor, grid: Grid, *, search: bool, weight: Tensor | Non
         return scale_and_zero(low, high, grid)
     sketch = None if weight is None else _sketch(weight.float())
     best, kept = None, (low, high)
-    for share in torch.linspace(1.0, SMALLEST, STEPS).tolist():
+    for share in torch.linspace(1.0, SMALLEST, steps).tolist():
         loss = _error(rows, scale_and_zero(low * share, high * share, grid), grid, sketch)
         if best is None or loss < best:
             best, kept = loss, (low * share, high * share)
@@ -56,9 +59,10 @@ def dynamic_clip(rows: Tensor, scheme: ActivationScheme, weight: Tensor) -> floa
 
 
 def output_error(rows: Tensor, scheme: ActivationScheme, weight: Tensor, *, search: bool) -> float:
-    """Squared error (sketched) of the outputs rows·weightᵀ, of `rows` (tokens, width) rounded as they would be."""
+    """About the squared error of the outputs rows·weightᵀ, of `rows` (tokens, width) rounded as they would be."""
     if scheme.mode == "static":
-        ranges: tuple[Tensor, Tensor | None] = static_range(rows, scheme.grid, search=search, weight=weight)
+        ranges: tuple[Tensor, Tensor | None]
+        ranges = static_range(rows, scheme.grid, search=search, weight=weight, steps=COARSE)
     else:
         ranges = token_ranges(rows, scheme)
     return _error(rows, ranges, scheme.grid, _sketch(weight.float()))
