@@ -26,6 +26,7 @@ with warnings.catch_warnings():
     from sinkquant.quantization.weights import round_to_nearest
     from sinkquant.runtime.config import SinkquantQuantization
     from sinkquant.runtime.linear import QuantizedLinear
+    from sinkquant.runtime.spikes import split_weight
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -43,7 +44,8 @@ SCHEMES = {
     "groups": replace(INT8, weight=WeightScheme(4, group_size=16)),
     "weight only": LinearScheme(WeightScheme(8)),
     "rotation only": LinearScheme(None, None, rotate=True),
-    "everything": LinearScheme(WeightScheme(4), replace(STATIC, route=1.0), rotate=True, center=True),
+    "spike units": replace(INT8, spikes=2),
+    "everything": LinearScheme(WeightScheme(4), replace(STATIC, route=1.0), rotate=True, center=True, spikes=2),
 }
 
 
@@ -54,11 +56,13 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 def our_linear(scheme: LinearScheme) -> QuantizedLinear:
     linear = nn.Linear(64, 32)
     linear.weight.data, linear.bias.data = draw(32, 64), draw(32, seed=1)
-    codes = None if scheme.weight is None else round_to_nearest(linear.weight.data, scheme.weight, search=False)
+    spikes = torch.tensor([5, 40]) if scheme.spikes else torch.empty(0, dtype=torch.int64)
+    rest, _ = split_weight(linear.weight.data, spikes, scheme.rotate)
+    codes = None if scheme.weight is None else round_to_nearest(rest, scheme.weight, search=False)
     span = torch.tensor([3.0 / (127 if scheme.activation and scheme.activation.bits == 8 else 7)])
     zero = torch.tensor([3.0])
     offset = draw(64, seed=2) if scheme.center else None
-    return QuantizedLinear.from_linear(linear, scheme, codes, (span, zero), offset)
+    return QuantizedLinear.from_linear(linear, scheme, codes, (span, zero), offset, spikes)
 
 
 def served(ours: QuantizedLinear) -> tuple[ServedLinear, nn.Module]:
@@ -84,7 +88,7 @@ def test_linears_compute_as_ours(name: str) -> None:
     method, layer = served(ours)
     assert (method.kernel is not None) is suits_kernel(SCHEMES[name])
     assert suits_kernel(SCHEMES[name]) is (
-        name in ("int8", "rotated", "centered", "routed", "4-bit weights", "everything")
+        name in ("int8", "rotated", "centered", "routed", "4-bit weights", "spike units", "everything")
     )
     x = draw(40, 64, seed=3)
     x[::7] *= 4  # rows beyond the range
