@@ -35,7 +35,7 @@ def begin(model: str | Path, recipe: Recipe, options: Options, *, settled: bool)
     network.requires_grad_(False)
     check_finite(network)
     attention = implementations(network.config)
-    roles = trace_roles(network)
+    roles = trace_roles(network, task.probe(network))
     if settled:
         refuse_plan(recipe, roles)
         refuse_unloadable(recipe, network, roles)

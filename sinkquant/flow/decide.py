@@ -29,7 +29,7 @@ def decide(session: Session, recipe: Recipe, report: SinkReport | None, revise: 
     prefix = prefix_of(recipe, report)
     shapes = weight_shapes(session.model, session.roles)
     plan = make_plan(recipe, prefix, session.roles, shapes, no_prefix(session, prefix))
-    plan = loadable(plan, session.model, session.roles, shapes)
+    plan = loadable(plan, session.model, session.roles, shapes, session.task.probe(session.model))
     plan = replace(plan, notes=(*why, *session.data.notes, *_links(session.source), *plan.notes))
     threshold = session.threshold if report is None else report.threshold
     begin = None if session.data.begin in plan.prefix else session.data.begin

@@ -7,6 +7,7 @@ from typing import Any
 from sinkquant.errors import UsageError
 from sinkquant.flow.plan import Plan, Shapes, reshaped
 from sinkquant.formats.format import FORMATS
+from sinkquant.inputs.batches import Batch
 from sinkquant.models.roles import Roles
 from sinkquant.recipes.schema import Recipe
 
@@ -18,9 +19,9 @@ def refuse_unloadable(recipe: Recipe, model: Any, roles: Roles) -> None:
         raise UsageError(why)
 
 
-def loadable(plan: Plan, model: Any, roles: Roles, shapes: Shapes) -> Plan:
+def loadable(plan: Plan, model: Any, roles: Roles, shapes: Shapes, probe: Batch) -> Plan:
     """The plan that the loaders of its format can carry out."""
-    for change in FORMATS[plan.recipe.target].changes(plan, model, roles):
+    for change in FORMATS[plan.recipe.target].changes(plan, model, roles, probe):
         linears, bits = {**plan.linears, **change.linears}, {**plan.bits, **change.bits}
         plan = reshaped(plan, linears, bits, shapes, change.note)
     return plan

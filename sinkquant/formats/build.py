@@ -6,22 +6,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+import transformers
 
 from sinkquant.formats.format import Asked
 from sinkquant.models.complete import check_complete
+from sinkquant.models.stubs import call_model
 from sinkquant.runtime.assemble import assemble
 from sinkquant.runtime.loaded import REMEDY
+from sinkquant.tasks.task import Task
 
 
-def build(folder: Path, config: Any, asked: Asked, *, ours: bool) -> Any:
-    """The model in `folder`; `ours`: `config` has our quantization. SinkquantError where tensors lack or do not fit."""
+def build(folder: Path, config: Any, task: Task, asked: Asked, *, ours: bool) -> Any:
+    """The model in `folder`, by the class that its task names; `ours`: `config` has our quantization.
+
+    SinkquantError where tensors lack or do not fit.
+    """
     own_code = bool(getattr(config, "auto_map", None))  # of which `assemble` knows nothing
     whole = ours and not own_code and asked.device_map is None and asked.offload_folder is None
-    model = assemble(folder, config, asked.dtype) if whole else None
+    model = assemble(folder, config, task.auto, asked.dtype) if whole else None
     if model is not None:
         return model
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = getattr(transformers, task.auto).from_pretrained(
         folder, config=config, dtype=asked.dtype, device_map=asked.device_map, use_safetensors=True,
         offload_folder=asked.offload_folder, offload_buffers=asked.offload_folder is not None,
         trust_remote_code=asked.trust_remote_code, output_loading_info=True, ignore_mismatched_sizes=True,
@@ -32,7 +37,7 @@ def build(folder: Path, config: Any, asked: Asked, *, ours: bool) -> Any:
 
 
 @torch.no_grad()
-def unpack(model: Any) -> Any:
+def unpack(model: Any, task: Task) -> Any:
     """`model` with float weights: compressed-tensors unpacks at the first call of the whole; its parts come later."""
-    model.eval()(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device), use_cache=False)
+    call_model(model.eval(), task.probe(model))
     return model

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from sinkquant.formats.facts import Manifest
     from sinkquant.formats.stored import Stored
+    from sinkquant.inputs.batches import Batch
     from sinkquant.models.roles import Roles
     from sinkquant.quantization.scheme import KVScheme, LinearScheme
     from sinkquant.transforms.apply import Rotations
@@ -112,8 +113,8 @@ class Format(ABC):
         """Why no loader of the format would load this model, and what to do: a sentence, before any work."""
         return None
 
-    def changes(self, plan: Planned, model: Any, roles: Roles) -> Iterable[Change]:
-        """What the loaders cannot carry out, in order; decided before any work."""
+    def changes(self, plan: Planned, model: Any, roles: Roles, probe: Batch) -> Iterable[Change]:
+        """What the loaders cannot carry out, in order; decided before any work. `probe`: what the model runs on."""
         return ()
 
     @abstractmethod

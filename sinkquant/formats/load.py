@@ -16,6 +16,7 @@ from sinkquant.formats.facts import Manifest
 from sinkquant.formats.format import FORMATS, Asked
 from sinkquant.formats.manifest import KEY, OWN, check_files, read_manifest, refuse_code, refuse_unlisted
 from sinkquant.formats.stated import stated_config
+from sinkquant.models.ends import head_of
 from sinkquant.models.finite import check_finite
 from sinkquant.models.load import quiet
 from sinkquant.runtime.kernels.use import use_kernels
@@ -76,7 +77,7 @@ def _freeze(model: Any) -> None:
     A slice of (sequences, tokens, width) is no matrix: torch would multiply each sequence by a copy of the head.
     """
     model.eval().requires_grad_(False)
-    head = model.get_output_embeddings()
+    head = head_of(model)
     if isinstance(head, torch.nn.Linear):
         head.register_forward_pre_hook(_in_one_piece)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from sinkquant.formats.facts import Manifest
+    from sinkquant.inputs.batches import Batch
     from sinkquant.models.roles import Roles
 
 NEEDS: Mapping[str, object] = {
@@ -60,11 +61,11 @@ class Portable(Format):
 
         return refuses(recipe, model, roles)
 
-    def changes(self, plan: Planned, model: Any, roles: Roles) -> Iterable[Change]:
+    def changes(self, plan: Planned, model: Any, roles: Roles, probe: Batch) -> Iterable[Change]:
         """Dynamic inputs and packed weights do not fit every linear."""
         from sinkquant.formats.stock import changes
 
-        return changes(plan, model, roles)
+        return changes(plan, model, roles, probe)
 
     def write(
         self, model: Any, roles: Roles, plan: Planned, folder: Path, facts: Mapping[str, Any], dtype: torch.dtype
@@ -87,14 +88,16 @@ class Portable(Format):
         from sinkquant.formats.compressed import own_quantization, quantized_linears
         from sinkquant.runtime.config import load_base_config
         from sinkquant.runtime.modules import OtherNames
+        from sinkquant.tasks.tasks import TASKS
 
+        task = TASKS[manifest.task]
         if asked.execution != "stock":
             config = load_base_config(folder, asked.trust_remote_code)
             stated = config.quantization_config
             try:
                 own = own_quantization(folder, stated, manifest.recipe.weights.limit)
                 config.quantization_config = own.to_dict()
-                model = build(folder, config, asked, ours=True)
+                model = build(folder, config, task, asked, ours=True)
                 model.config.quantization_config = stated  # what is saved from it is portable again
                 return model
             except OtherNames:
@@ -102,7 +105,8 @@ class Portable(Format):
                 if asked.execution == "auto" or asked.offload_folder is not None:
                     raise
         quantized_linears(folder)  # raises where one is incomplete
-        return unpack(build(folder, load_base_config(folder, asked.trust_remote_code), asked, ours=False))
+        config = load_base_config(folder, asked.trust_remote_code)
+        return unpack(build(folder, config, task, asked, ours=False), task)
 
     def schemes(self, quantization: Mapping[str, Any]) -> Mapping[str, Scheme]:
         """By config groups; `Linear` stands for every linear that is not ignored."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from sinkquant.formats.facts import Manifest
+    from sinkquant.inputs.batches import Batch
     from sinkquant.models.roles import Roles
     from sinkquant.runtime.config import SinkquantQuantization
 
@@ -28,7 +29,7 @@ class SinkAware(Format):
     quant_method = "sinkquant"
     ours = True
 
-    def changes(self, plan: Planned, model: Any, roles: Roles) -> Iterable[Change]:
+    def changes(self, plan: Planned, model: Any, roles: Roles, probe: Batch) -> Iterable[Change]:
         """The embedding keeps its precision where 8-bit rows cannot stand for it, or no parameter would be left."""
         from sinkquant.runtime.embedding import QuantizedEmbedding
 
@@ -63,8 +64,10 @@ class SinkAware(Format):
         """The prefix must be that of this model."""
         from sinkquant.formats.build import build
         from sinkquant.runtime.config import KEY, load_base_config
+        from sinkquant.tasks.tasks import TASKS
 
-        model = build(folder, load_base_config(folder, asked.trust_remote_code), asked, ours=True)
+        config = load_base_config(folder, asked.trust_remote_code)
+        model = build(folder, config, TASKS[manifest.task], asked, ours=True)
         stated = (getattr(model.config, KEY, None) or {}).get("model_fingerprint")
         if stated is not None and stated != manifest.model_fingerprint:
             raise SinkquantError(f"the prefix in {folder} belongs to another model: quantize this model again.")

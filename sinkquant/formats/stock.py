@@ -6,17 +6,18 @@ Dynamic inputs and packed weights do not fit every linear.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from sinkquant.formats.format import Change, Planned
+from sinkquant.inputs.batches import Batch
 from sinkquant.models.merged import divides, merges
-from sinkquant.models.record import run_probe, token_probe
 from sinkquant.models.roles import Roles
+from sinkquant.models.stubs import call_model
 from sinkquant.quantization.scheme import LinearScheme
 
 
@@ -41,7 +42,7 @@ def refuses(recipe: Any, model: Any, roles: Roles) -> str | None:
     return None
 
 
-def changes(plan: Planned, model: Any, roles: Roles) -> Iterator[Change]:
+def changes(plan: Planned, model: Any, roles: Roles, probe: Batch) -> Iterator[Change]:
     """What stays in float, wholly or in its inputs."""
     linears = dict(plan.linears)
     asked = _asked(plan.recipe, model, linears)
@@ -53,7 +54,7 @@ def changes(plan: Planned, model: Any, roles: Roles) -> Iterator[Change]:
         why = "transformers looks for their weights while it loads, and packed ones have none"
         yield Change(f"{_some(names)} stay in float: {why}", floats, dict.fromkeys(names, 16))
     if any(scheme.activation is not None and scheme.activation.mode == "dynamic" for scheme in linears.values()):
-        flat = flat_inputs(model, linears)
+        flat = flat_inputs(model, linears, probe)
         if flat:
             why = "they get (tokens, width) or heads apart, for which compressed-tensors finds no scale a token"
             note = f"{_some(flat)} keep their inputs in float: {why}"
@@ -80,7 +81,8 @@ def _some(names: Collection[str]) -> str:
     return first if len(names) == 1 else f"{first} and {len(names) - 1} more"
 
 
-def flat_inputs(model: nn.Module, names: Collection[str]) -> set[str]:
+@torch.no_grad()
+def flat_inputs(model: Any, names: Collection[str], probe: Batch) -> set[str]:
     """Which of the linears get an input that is not (batch, tokens, width)."""
     found: set[str] = set()
 
@@ -89,7 +91,7 @@ def flat_inputs(model: nn.Module, names: Collection[str]) -> set[str]:
 
     hooks = [model.get_submodule(name).register_forward_pre_hook(look(name)) for name in names]
     try:
-        run_probe(model, token_probe(model), own=False)
+        call_model(model, probe)
     finally:
         for hook in hooks:
             hook.remove()
@@ -102,7 +104,7 @@ def initialized(model: Any, names: Collection[str]) -> set[str]:
     Tried on an empty copy of the model: without its `weight`, such a linear makes that initialization fail.
     """
     with torch.device("meta"):
-        empty: Any = AutoModelForCausalLM.from_config(model.config)
+        empty: Any = type(model)(deepcopy(model.config))
     found = set()
     for name in names:
         linear = empty.get_submodule(name)

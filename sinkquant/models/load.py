@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from sinkquant.errors import SinkquantError, UsageError, out_of_memory
 from sinkquant.models.complete import check_complete
+from sinkquant.models.ends import embedding_of, head_of
 from sinkquant.models.side_files import brings_code
 from sinkquant.models.source import Source, local_folder, refuse_adapter, weight_files
 from sinkquant.models.task import refuse_other_tasks
@@ -145,7 +146,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _own_head(model: PreTrainedModel) -> None:
     """Correct a configuration that says tied where the weights are not, as of a merged LoRA with a head of its own."""
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    embedding, head = embedding_of(model), head_of(model)
     text = model.config.get_text_config()
     if (
         getattr(text, "tie_word_embeddings", False)

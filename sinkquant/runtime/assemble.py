@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import safe_open
 from torch import Tensor
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, GenerationConfig
+from transformers import GenerationConfig
 
 from sinkquant.errors import SinkquantError
 from sinkquant.models.complete import check_complete
@@ -25,13 +26,13 @@ from sinkquant.runtime.loaded import REMEDY, check_stored
 from sinkquant.runtime.modules import Apart, replace_module
 
 
-def assemble(folder: Path, config: Any, dtype: torch.dtype | str) -> Any | None:
+def assemble(folder: Path, config: Any, auto: str, dtype: torch.dtype | str) -> Any | None:
     """The model in `folder`, whose `config` has our quantization, on the CPU: bit for bit what `from_pretrained` loads.
 
     transformers loads everything but the quantized linears, and those too whose tensors have other names in the files
-    than in the model. None where it does not name a class for the model.
+    than in the model. None where its class `auto`, such as AutoModel, names no single class for the model.
     """
-    named: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    named: Any = getattr(transformers, auto)._model_mapping.get(type(config), None)
     if named is None or isinstance(named, tuple):
         return None
     tensors = dict(_read(folder))

@@ -8,6 +8,7 @@ from torch.nn.functional import layer_norm
 
 from sinkquant.errors import SinkquantError
 from sinkquant.models.attention import insist, register
+from sinkquant.models.ends import head_of
 from sinkquant.models.transposed import as_linear
 from sinkquant.runtime.config import SinkquantQuantization
 from sinkquant.runtime.embedding import QuantizedEmbedding
@@ -65,7 +66,7 @@ class Apart(nn.Module):
 def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
     """Prepare an empty model (on the meta device) for the tensors of a sink-aware checkpoint."""
     register()
-    dtype, head = next(model.parameters()).dtype, model.get_output_embeddings()  # type: ignore[operator]
+    dtype, head = next(model.parameters()).dtype, head_of(model)
     for name, scheme in config.linears.items():
         try:
             linear = as_linear(model.get_submodule(name))

@@ -16,6 +16,8 @@ from sinkquant.runtime.assemble import assemble
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import Apart
 
+AUTO = "AutoModelForCausalLM"
+
 
 def configuration(folder: Path, portable: bool) -> Any:
     config = AutoConfig.from_pretrained(folder)
@@ -30,7 +32,7 @@ def test_equal_to_from_pretrained(quantized: Callable[..., Path], recipe: str, d
     portable = recipe == "w4a16"
     folder = quantized(recipe) if portable else quantized(recipe, "sinks.prefix=[1]")
     expected = AutoModelForCausalLM.from_pretrained(folder, config=configuration(folder, portable), dtype=dtype).eval()
-    model = assemble(folder, configuration(folder, portable), dtype)
+    model = assemble(folder, configuration(folder, portable), AUTO, dtype)
     assert model is not None
     assert model.config.to_dict() == expected.config.to_dict()
     assert model.generation_config.to_dict() == expected.generation_config.to_dict()
@@ -58,4 +60,4 @@ def test_models_may_initialize_what_stands_apart() -> None:
 
 
 def test_a_class_that_transformers_does_not_name_is_left_to_it(tmp_path: Path) -> None:
-    assert assemble(tmp_path, AutoConfig.for_model("vit"), torch.float32) is None
+    assert assemble(tmp_path, AutoConfig.for_model("vit"), AUTO, torch.float32) is None
