@@ -56,7 +56,7 @@ def detect(
         if not isinstance(model, PreTrainedModel) or not callable(tokenizer):
             raise UsageError("detect takes a path, a name, or a transformers model together with its tokenizer=….")
         network, label, purpose = model, type(model).__name__, TASKS[task or DEFAULT]
-    roles = trace_roles(network)
+    roles = trace_roles(network, purpose.probe(network))
     text = None if calibration is None else str(calibration)
     asked = Ask(text, WINDOWS, HELD_OUT, LENGTH, seed=0, bos=bos, front=max_prefix, proves=False)
     data = purpose.read(asked, tokenizer, network, roles)
