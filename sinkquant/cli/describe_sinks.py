@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sinkquant.report.table import Sheet, rows
-from sinkquant.sinks.report import LayerStats, PrefixChoice, Sink, SinkReport, Verdict
+from sinkquant.sinks.report import ANY_TOKEN, LayerStats, PrefixChoice, Sink, SinkReport, Verdict
 
 MEANING = {
     Verdict.POSITIONAL: "whatever token stands at a certain position is a sink",
@@ -33,12 +33,20 @@ def report_sheets(report: SinkReport) -> Iterator[Sheet]:
     if report.residual:
         left = [(s.token, s.token_id, _span(s.blocks), s.ratio, s.count) for s in report.residual]
         yield rows("Sinks that the prefix does not absorb", ("token", "id", "blocks", "ratio", "times"), left)
+    if report.waste:
+        lost = [(w.module, f"{w.bits:.1f}", w.dispersion, f"{w.underflow:.1%}") for w in report.waste]
+        titles = ("input of", "bits lost", "largest to median row", "rows to zero")
+        yield rows("What one static scale would cost, worst first", titles, lost)
     columns = ("block", "residual", "channel", "down input", "attention", "heads")
     yield rows("Blocks (ratios to the median token)", columns, map(_block, report.layers))
 
 
 def _sink(sink: Sink) -> tuple[object, ...]:
-    token = f"any at {sink.position}" if sink.token_id is None else f"{sink.token!r} ({sink.token_id})"
+    token = f"{sink.token!r} ({sink.token_id})"
+    if sink.token_id is None:
+        token = f"any at {sink.position}" if sink.token == ANY_TOKEN else f"{sink.token} ({sink.frequency:.0%})"
+    if sink.stack is not None:
+        token = f"{sink.stack}: {token}"
     origin = sink.origin and f"{sink.origin.layer}[{sink.origin.row},{sink.origin.column}]"
     heads = f"{sink.heads_above}/{sink.heads}"
     ratios = (sink.residual_ratio, sink.down_ratio, sink.received_attention)
@@ -56,7 +64,8 @@ def _prefix(prefix: PrefixChoice) -> Iterator[tuple[str, object]]:
     yield "tokens", ", ".join(named) or "none"
     yield "reason", prefix.reason
     yield "sinks left in held-out text", prefix.left
-    yield "loss without and with it (nats a token)", f"{prefix.loss_without:.4f}, {prefix.loss_with:.4f}"
+    if prefix.loss_without is not None and prefix.loss_with is not None:
+        yield "loss without and with it (nats a token)", f"{prefix.loss_without:.4f}, {prefix.loss_with:.4f}"
 
 
 def _span(blocks: tuple[int, ...]) -> str:

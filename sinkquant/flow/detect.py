@@ -5,18 +5,26 @@ from __future__ import annotations
 from sinkquant.flow.session import Session, Tell
 from sinkquant.sinks.build import build_report
 from sinkquant.sinks.report import SinkReport
+from sinkquant.sinks.survey import survey
 
 LENGTH = 256  # tokens a detection window: sinks show in the first few, and attention costs the square
 WINDOWS, HELD_OUT = 8, 4
 
 
 def detect_loaded(session: Session, *, max_prefix: int, tell: Tell | None = None) -> SinkReport:
-    """The report of the session's model, on short windows of its data."""
+    """The report of the session's model: on short windows of text, with the prefix that absorbs its sinks, or on some
+    samples of anything else."""
     task, data = session.task, session.data
     windows = task.pieces(data.calibration, LENGTH, WINDOWS * LENGTH)
+    if not task.prefixes:
+        batch, tokenizer = windows[0][:WINDOWS], getattr(session.processor, "tokenizer", session.processor)
+        return survey(
+            session.model, session.roles, task, batch, label=session.label, digest=windows.digest, progress=tell,
+            texts=lambda token: tokenizer.decode([token]),
+        )  # fmt: skip
     rest = task.pieces(data.held_out, LENGTH, HELD_OUT * LENGTH)
+    ids, held_out = (next(iter(part[0].tensors.values())) for part in (windows, rest))
     return build_report(
-        session.model, session.roles, session.processor, windows[0].tensors["input_ids"], rest[0].tensors["input_ids"],
-        bos=data.begin is not None, label=session.label, digest=windows.digest, max_prefix=max_prefix,
-        progress=tell,
+        session.model, session.roles, session.processor, ids, held_out, bos=data.begin is not None,
+        label=session.label, digest=windows.digest, max_prefix=max_prefix, progress=tell,
     )  # fmt: skip

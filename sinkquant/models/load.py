@@ -90,6 +90,14 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_processor(source: Source, auto: str) -> Any:
+    """What turns images or sound into tensors; `auto`: the class of transformers that loads it."""
+    load_config(source)
+    remedy = "the files of its processor must lie beside its weights"
+    with quiet(), in_one_sentence(f"the processor of {source.label}", remedy):
+        return getattr(transformers, auto).from_pretrained(**_where(source))
+
+
 def load_config(source: Source, auto: str | None = None) -> PreTrainedConfig:
     """The transformers configuration of `source`; the same models are refused as in `load_model`, where the class that
     will load it is named."""

@@ -25,9 +25,9 @@ from sinkquant.sinks.measure import layer_stats, measure_sink, occurrences
 from sinkquant.sinks.observe import Observation, observe
 from sinkquant.sinks.prefix import PrefixTest, choose_leading, choose_prefix, no_prefix, residual_sinks
 from sinkquant.sinks.probes import Kind, make_probes
-from sinkquant.sinks.report import Sink, SinkReport
+from sinkquant.sinks.report import ANY_TOKEN, Sink, SinkReport
+from sinkquant.sinks.survey import reported
 
-ANY_TOKEN = "any token"
 MAX_CONTENT = 8  # content sinks that are listed, the most frequent ones
 LEADING = 4  # frequent text tokens that are tried in the place of BOS
 
@@ -124,6 +124,7 @@ def build_report(
         tokens=probes.ids.numel(),
         seconds=perf_counter() - start,
         calibration=digest,
+        waste=reported(seen.waste),
     )
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from sinkquant.inputs.batches import Batch, token_batch
 from sinkquant.models.attention import AttentionCall, stages
 from sinkquant.models.roles import Roles
 from sinkquant.models.stream import by_token
 from sinkquant.sinks.signals.down_input import down_input_peaks
 from sinkquant.sinks.signals.kv_norms import head_mean_norm
+from sinkquant.sinks.signals.range_waste import RangeWaste, range_waste, row_peaks
 from sinkquant.sinks.signals.received_attention import ABOVE, received_attention
 from sinkquant.sinks.signals.residual import channel_ratio, token_peaks, token_ratio
 from sinkquant.sinks.signals.sink_logits import sink_logit_mass
-from sinkquant.walk.walk import BlockRun, Walk
+from sinkquant.walk.walk import BlockRun, Walk, run_and_show
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,7 @@ class Observation:
     logit_mass: Tensor  # share of a query's attention that goes to sink logits, mean over heads
     channels: Tensor  # (L, D) magnitude over the median channel's that nine of ten tokens exceed
     heads: int
+    waste: tuple[RangeWaste, ...] = ()  # of every site's input
 
     @property
     def residual_ratio(self) -> Tensor:
@@ -60,34 +63,78 @@ Progress = Callable[[int, int], None]
 def observe(
     model: nn.Module, roles: Roles, ids: Tensor, plain: int | None = None, progress: Progress | None = None
 ) -> Observation:
-    """All signals on `ids` (N, T) without padding; channel ratios come from the first `plain` sequences."""
-    layers: list[dict[str, Tensor]] = []
-    embeddings: list[Tensor] = []
-    heads = 0
+    """All signals of the last stack on `ids` (N, T) without padding; channel ratios come from the first `plain`
+    sequences."""
+    seen = observe_stacks(model, roles, [token_batch(ids)], plain, progress)[roles.stacks[-1].name]
+    return replace(seen, ids=ids)
+
+
+def observe_stacks(
+    model: nn.Module,
+    roles: Roles,
+    batches: Sequence[Batch],
+    plain: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Observation]:
+    """All signals of every stack, by its name, on batches of one shape; `ids` are the places of the rows.
+
+    Padding has the signals of its sequence's median row, so that it stands out nowhere.
+    """
+    found: dict[str, _Stack] = {}
 
     def visit(run: BlockRun) -> list[Tensor]:
-        nonlocal heads
-        if run.index == 0:
-            pairs = zip(run.inputs, run.masks, strict=True)
-            embeddings.extend(token_peaks(by_token(x, *mask.shape))[0] for x, mask in pairs)
+        stack = found.setdefault(run.stack.name, _Stack(run))
         attended: list[dict[str, Tensor]] = []
 
         def tap(module: nn.Module, call: AttentionCall) -> AttentionCall:
             attended.append(_attention_signals(call))
             return call
 
+        def show(name: str, rows: Tensor, real: Tensor) -> None:
+            stack.peaks.setdefault(name, []).append(row_peaks(rows, real))
+
         attention = [model.get_submodule(run.roles.attention.module)] if run.roles.attention else []
         down = model.get_submodule(run.roles.down) if run.roles.down else None
         with stages(attention, tap), down_input_peaks(down) as peaks:
-            outputs = [run.forward(batch) for batch in run.batches()]
+            outputs = run_and_show(run, show)
         tokens = [by_token(x, *mask.shape) for x, mask in zip(outputs, run.masks, strict=True)]
-        heads = max(heads, run.roles.attention.heads if run.roles.attention else 0)
-        layers.append(_layer(tokens, peaks, attended, plain))
+        stack.heads = max(stack.heads, run.roles.attention.heads if run.roles.attention else 0)
+        layer = _layer(tokens, peaks, attended, plain)
+        stack.layers.append({name: level(signal, stack.real) for name, signal in layer.items()})
         return outputs
 
-    Walk(model, roles, ids).run(visit, progress)
-    stacked = {name: torch.stack([layer[name] for layer in layers]) for name in (*SIGNALS, "channels")}
-    return Observation(ids=ids, embedding=torch.cat(embeddings), heads=heads, **stacked)
+    Walk(model, roles, batches).run(visit, progress)
+    return {name: stack.observation() for name, stack in found.items()}
+
+
+class _Stack:
+    """What is seen of one stack, block by block."""
+
+    def __init__(self, run: BlockRun) -> None:
+        pairs = zip(run.inputs, run.masks, strict=True)
+        embedding = torch.cat([token_peaks(by_token(x, *mask.shape))[0] for x, mask in pairs])
+        self.real = torch.cat(run.masks)
+        self.embedding = level(embedding, self.real)
+        self.layers: list[dict[str, Tensor]] = []
+        self.peaks: dict[str, list[Tensor]] = {}
+        self.heads = 0
+
+    def observation(self) -> Observation:
+        """Everything, stacked."""
+        signals = {name: torch.stack([layer[name] for layer in self.layers]) for name in (*SIGNALS, "channels")}
+        places = torch.arange(self.real.shape[1], device=self.real.device).expand(self.real.shape)
+        waste = tuple(range_waste(name, torch.cat(peaks)) for name, peaks in self.peaks.items())
+        return Observation(ids=places, embedding=self.embedding, heads=self.heads, waste=waste, **signals)
+
+
+def level(signal: Tensor, real: Tensor) -> Tensor:
+    """A signal (N, T) with the median of its sequence at places that are not `real`; others are as they are."""
+    if signal.shape != real.shape or bool(real.all()):
+        return signal
+    filled = signal.clone()
+    for row, mask in zip(filled, real, strict=True):
+        row[~mask] = row[mask].median()
+    return filled
 
 
 def _attention_signals(call: AttentionCall) -> dict[str, Tensor]:

@@ -7,6 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_serializer, field_validator
 
+ANY_TOKEN = "any token"
+"""What a sink is called that whatever token stands at its position becomes."""
+
 
 class Verdict(StrEnum):
     """What makes a sink: its position, its content, a channel that is large on every token, or there is none."""
@@ -35,7 +38,8 @@ class Sink(_Frozen):
 
     Ratios are token maximum over the median token maximum in the block where they are largest; `received_attention` is
     the mean over heads in the block where it is largest; `frequency` the share of the token's occurrences that are
-    sinks. `emergence` and `drop` are None where the residual stream does not stand out.
+    sinks. `emergence` and `drop` are None where the residual stream does not stand out. `stack`: where it is, in models
+    of several.
     """
 
     token: str
@@ -50,6 +54,7 @@ class Sink(_Frozen):
     heads: int
     frequency: float
     origin: Origin | None
+    stack: str | None = None
 
 
 class Channel(_Frozen):
@@ -82,8 +87,8 @@ class PrefixChoice(_Frozen):
     absorbed: bool
     left: int
     trials: tuple[Trial, ...]
-    loss_without: float
-    loss_with: float
+    loss_without: float | None
+    loss_with: float | None
 
 
 class ResidualSink(_Frozen):
@@ -116,8 +121,19 @@ class LayerStats(_Frozen):
     sink_logit_mass: float = 0.0
 
 
+class Waste(_Frozen):
+    """What one static scale would cost the input of a linear, see `signals/range_waste.py`; `bits`: of the median
+    row."""
+
+    module: str
+    underflow: float
+    dispersion: float
+    bits: float
+
+
 class SinkReport(_Frozen):
-    """Everything that detection found. `threshold` is τ for the residual ratio, `sweep` the sink count for every τ."""
+    """Everything that detection found. `threshold` is τ for the residual ratio, `sweep` the sink count for every τ;
+    `waste` has the inputs that a static scale costs most, worst first."""
 
     model: str
     verdict: tuple[Verdict, ...]
@@ -132,6 +148,8 @@ class SinkReport(_Frozen):
     tokens: int
     seconds: float
     calibration: str
+    task: str = "causal-lm"
+    waste: tuple[Waste, ...] = ()
 
     @field_validator("verdict", mode="before")
     @classmethod

@@ -39,6 +39,7 @@ class CausalLM(Task):
     words = "causal language model"
     auto = "AutoModelForCausalLM"
     metrics = ("perplexity",)
+    prefixes = True
     keeps_answers = False
     at_once = 1
 
@@ -48,10 +49,10 @@ class CausalLM(Task):
 
         return load_tokenizer(source)
 
-    def probe(self, model: Any) -> Batch:
+    def probe(self, model: Any, samples: int = 1) -> Batch:
         """Seven different tokens."""
         vocabulary = model.config.get_text_config().vocab_size
-        return Batch({IDS: ((torch.arange(1, TOKENS + 1) * 7919) % vocabulary)[None]})
+        return Batch({IDS: (torch.arange(1, samples * TOKENS + 1) * 7919).reshape(samples, TOKENS) % vocabulary})
 
     def read(self, ask: Ask, processor: Any, model: Any, roles: Roles) -> Data:
         """Sequences of equal length, cut from text at even distances; the last ones are for the proof."""
@@ -123,14 +124,6 @@ class CausalLM(Task):
             positions = range(first - 1, last - 1)  # the token before a target predicts it
             chunks = token_logprobs(model, ids[None], positions, chunk=chunk, separate_head=separate)
             yield from zip(chunks, labels[first:last].split(chunk), strict=True)
-
-    def tokens(self, batch: Batch) -> Tensor | None:
-        """The ids."""
-        return batch.tensors[IDS]
-
-    def place(self, model: Any, stack: str, index: int) -> str:
-        """A position."""
-        return f"position {index}"
 
 
 def _begun(ids: Tensor, begin: int | None) -> Batch:

@@ -16,10 +16,10 @@ from torch import Tensor
 from sinkquant.inputs.batches import TOKENS_PER_CALL, Batch, Batches
 
 if TYPE_CHECKING:
-    from sinkquant.models.roles import Roles
+    from sinkquant.models.roles import Roles, Stack
     from sinkquant.models.source import Source
 
-PROBED = 256  # features that a manifest holds
+PROBED, PROBES = 256, 4  # features that a manifest holds; samples that they are of
 IGNORED = -100
 """The label of a place that is not scored, as in transformers."""
 
@@ -70,6 +70,8 @@ class Task(ABC):
     """`choices`: logits over classes or tokens; `features`: vectors that are compared by their angle."""
     at_once: ClassVar[int] = TOKENS_PER_CALL
     """Entries that are scored at once, at most; a sample at least."""
+    prefixes: ClassVar[bool] = False
+    """Whether every sample begins with text, in front of which a prefix can stand."""
     keeps_answers: ClassVar[bool] = True
     """Whether what a model answers on the held-out samples is small enough to keep."""
 
@@ -78,8 +80,8 @@ class Task(ABC):
         """What turns data into tensors for the model of `source`."""
 
     @abstractmethod
-    def probe(self, model: Any) -> Batch:
-        """One sample that needs no data, the same every time; no two of its sequences have the same length."""
+    def probe(self, model: Any, samples: int = 1) -> Batch:
+        """Samples that need no data, the same every time; no two of their sequences have the same length."""
 
     @abstractmethod
     def read(self, ask: Ask, processor: Any, model: Any, roles: Roles) -> Data:
@@ -103,7 +105,7 @@ class Task(ABC):
         The numbers are losses in nats of the classes `ids`, which are the model's own first choices at the time of
         writing (then none are given), or features in units of their standard deviation.
         """
-        answers = self.answer(model, self.probe(model)).cpu()
+        answers = self.answer(model, self.probe(model, PROBES)).cpu()
         if self.answers_are == "features":
             unit = torch.nn.functional.normalize(answers.double(), dim=-1)
             return [], (unit * answers.shape[-1] ** 0.5).flatten()[:PROBED], answers
@@ -141,10 +143,10 @@ class Task(ABC):
         labels = batch.labels.reshape(-1).to(answers.device)
         yield answers[labels != IGNORED], labels[labels != IGNORED]
 
-    def tokens(self, batch: Batch) -> Tensor | None:
-        """What stands at every row of the stack that is fed by ids: (N, T) ids; None where rows are places alone."""
-        return None
+    def tokens(self, batch: Batch, stack: Stack) -> Tensor | None:
+        """What stands at every row of a stack: (N, T) ids; None where rows are places alone."""
+        return None if stack.rows is None else batch.tensors.get(stack.rows)
 
-    def place(self, model: Any, stack: str, index: int) -> str:
-        """A row of a stack in words."""
-        return f"row {index}"
+    def place(self, model: Any, stack: Stack, index: int, rows: int) -> str:
+        """One of the `rows` of a stack in words."""
+        return f"position {index}"

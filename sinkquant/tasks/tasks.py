@@ -16,6 +16,8 @@ TASKS: Registry[Task] = Registry(
     "task",
     {
         "causal-lm": "sinkquant.tasks.causal_lm:CAUSAL_LM",
+        "image-classification": "sinkquant.tasks.images:IMAGE_CLASSIFICATION",
+        "image-features": "sinkquant.tasks.images:IMAGE_FEATURES",
     },
 )
 DEFAULT = "causal-lm"

@@ -1,0 +1,123 @@
+"""Images go in; a class, or features, come out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sinkquant.inputs.batches import UNKNOWN, Batch
+from sinkquant.inputs.images import Images, image_batches, read_images
+from sinkquant.inputs.sources import INPUTS, SELF
+from sinkquant.tasks.task import Ask, Data, Task
+
+if TYPE_CHECKING:
+    from sinkquant.models.roles import Roles, Stack
+    from sinkquant.models.source import Source
+
+PIXELS = "pixel_values"
+AT_ONCE = 16  # images of a batch
+PROVES, LEAST = 4, 16  # one image in that many is for the proof, that many at least
+
+
+class _Images(Task):
+    def processor(self, source: Source) -> Any:
+        """What resizes and scales an image."""
+        from sinkquant.models.load import load_processor
+
+        return load_processor(source, "AutoImageProcessor")
+
+    def probe(self, model: Any, samples: int = 1) -> Batch:
+        """Waves of different directions and lengths in every channel."""
+        config = getattr(model.config, "vision_config", model.config)
+        height, width = _pair(getattr(config, "image_size", 224))
+        channels = int(getattr(config, "num_channels", 3))
+        y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+        waves = [torch.sin((3 + 2 * k) * x + (5 + 3 * k) * y + k) for k in range(samples * channels)]
+        return Batch({PIXELS: torch.stack(waves).reshape(samples, channels, height, width)})
+
+    def read(self, ask: Ask, processor: Any, model: Any, roles: Roles) -> Data:
+        """Images of every class in turn; as many as have the tokens that were asked for, at `UNKNOWN` patches each."""
+        source = None if ask.source is None or ask.source == SELF or ask.source in INPUTS else ask.source
+        wanted = max(LEAST, ask.samples * ask.length // UNKNOWN) if ask.proves else ask.samples
+        spare = max(LEAST, wanted // PROVES) if ask.proves else 0
+        images = self._labelled(read_images(source, count=wanted + spare, seed=ask.seed, column=ask.column), model)
+        batches = image_batches(images, processor, AT_ONCE)
+        found = batches.samples
+        if found < wanted + spare:
+            spare = min(spare, found // PROVES)
+        notes = (f"calibration images from {images.said}",)
+        if not spare:
+            return Data(batches, batches, notes)
+        return Data(batches.part(0, found - spare), batches.part(found - spare), notes)
+
+    def _labelled(self, images: Images, model: Any) -> Images:
+        """The images with the classes of the model, where it has any."""
+        return images
+
+    def place(self, model: Any, stack: Stack, index: int, rows: int) -> str:
+        """A patch by row and column; what stands in front of the patches is CLS and its like."""
+        config = getattr(model.config, "vision_config", model.config)
+        (height, width), (down, across) = (
+            _pair(getattr(config, "image_size", 0)),
+            _pair(getattr(config, "patch_size", 1)),
+        )
+        columns = width // across
+        front = rows - height // down * columns
+        if front < 0 or not columns:
+            return f"place {index}"
+        if index < front:
+            return "CLS" if index == 0 else f"extra token {index}"
+        return f"patch ({(index - front) // columns}, {(index - front) % columns})"
+
+
+class ImageClassification(_Images):
+    """A choice of a class for every image."""
+
+    name = "image-classification"
+    words = "image classifier"
+    auto = "AutoModelForImageClassification"
+    metrics = ("kl", "accuracy", "agreement")
+
+    def answer(self, model: Any, batch: Batch) -> Tensor:
+        """Logits (N, classes)."""
+        return _outputs(model, batch).logits.float()
+
+    def _labelled(self, images: Images, model: Any) -> Images:
+        return images.in_model(model.config)
+
+
+class ImageFeatures(_Images):
+    """A vector for every image: what the model pools, else its first token, else the mean of all."""
+
+    name = "image-features"
+    words = "image encoder"
+    auto = "AutoModel"
+    metrics = ("cosine", "low_cosine", "neighbours")
+    answers_are = "features"
+
+    def answer(self, model: Any, batch: Batch) -> Tensor:
+        """(N, D)."""
+        outputs = _outputs(model, batch)
+        pooled = getattr(outputs, "pooler_output", None)
+        if pooled is not None:
+            return pooled.flatten(1).float()
+        states = outputs.last_hidden_state
+        if states.dim() == 4:  # maps of convolutions
+            return states.mean((2, 3)).float()
+        return states[:, 0].float()
+
+
+def _outputs(model: Any, batch: Batch) -> Any:
+    with torch.no_grad():
+        return model(**batch.to(model.device).tensors)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    if isinstance(size, list | tuple):
+        return int(size[0]), int(size[-1])
+    return int(size), int(size)
+
+
+IMAGE_CLASSIFICATION, IMAGE_FEATURES = ImageClassification(), ImageFeatures()
