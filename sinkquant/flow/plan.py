@@ -153,7 +153,7 @@ def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Rotations:
         # Large channels of the stream are often kept small by the norm's scale alone; nothing would spread them.
         fold = False
         notes.append("norms keep their scales, which only R1 would have needed elsewhere")
-    values = tuple(b.name for b in roles.blocks if wanted.r2 and b.attention is not None and b.attention.plain)
+    values = tuple(b.name for b in roles.blocks if wanted.r2 and any(a.plain for a in b.attentions))
     if wanted.r2 and len(values) < len(roles.blocks):
         notes.append(f"R2 is left out in {len(roles.blocks) - len(values)} blocks without plain value projections")
     keys = wanted.r3 and recipe.kv_cache.bits < 16  # keys that are not rounded would be rotated for nothing

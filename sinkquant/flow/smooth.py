@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from sinkquant.flow.balance import KVMoments, balance_keys
 from sinkquant.flow.session import Session
 from sinkquant.models.attention import stages
-from sinkquant.models.roles import Block, Site, SiteKind
+from sinkquant.models.roles import Attention, Block, Site, SiteKind
 from sinkquant.quantization.scheme import KVScheme
 from sinkquant.sinks.rows import ordinary_rows
 from sinkquant.transforms.rotation import random_signs
@@ -43,7 +43,9 @@ def smooth(session: Session, *, linears: bool, keys: bool, center: bool, seed: i
         for site in run.roles.sites if linears else ():
             rows = samples.pop(site.linears[0]).value.double()
             rows = rows - rows.mean(0) if center else rows
-            transforms = _smooth_site(model, run.roles, site, rows, drawn) or transforms
+            made = _smooth_site(model, run.roles, site, rows, drawn)
+            if made is not None and run.roles.attention_of(site.linears[0]) is attention:
+                transforms = made
         if keys and attention is not None:
             assert isinstance(moments.values, Tensor)
             values = moments.values / moments.count
@@ -67,8 +69,9 @@ def _smooth_site(model: nn.Module, block: Block, site: Site, rows: Tensor, seed:
         scale_norm(model, *readers, diagonal)
     elif site.kind is SiteKind.DOWN_INPUT and block.up is not None:
         scale_pair(model, block.up, site.linears[0], diagonal)
-    elif site.kind is SiteKind.ATTENTION_OUTPUT and block.attention is not None and block.attention.plain:
-        return _smooth_heads(model, block, rows, weights[0], seed)
+    attention = block.attention_of(site.linears[0])
+    if readers is None and attention is not None and attention.plain:
+        return _smooth_heads(model, attention, rows, weights[0], seed)
     return None
 
 
@@ -79,9 +82,7 @@ def weight_of(model: nn.Module, name: str) -> Tensor:
     return weight
 
 
-def _smooth_heads(model: nn.Module, block: Block, rows: Tensor, weight: Tensor, seed: int) -> list[Tensor]:
-    attention = block.attention
-    assert attention is not None
+def _smooth_heads(model: nn.Module, attention: Attention, rows: Tensor, weight: Tensor, seed: int) -> list[Tensor]:
     shape = (attention.kv_heads, attention.heads // attention.kv_heads, -1)
     x = rows.reshape(len(rows), *shape)  # (tokens, kv heads, group, d)
     w = weight.reshape(len(weight), *shape)

@@ -1,6 +1,7 @@
 """Run a traced model again with changes that ought to cancel, and see in which blocks they do.
 
-Every block gets the stream that it got in the trace, so one pass tells of all blocks, whatever their number.
+Every block gets the stream that it got in the trace, and gives what it gave there to those who read it elsewhere, so
+one pass tells of all blocks, whatever their number.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from sinkquant.models.attention import AttentionCall, stages
 from sinkquant.models.record import Trace, run_probe
-from sinkquant.models.roles import Block, Stack
+from sinkquant.models.roles import Block
 
 Change = Callable[[Tensor], Tensor]
 
@@ -62,25 +63,24 @@ class Replay:
             self._run(changes, lambda *_: None)
         return found
 
-    def causal(self, stack: Stack, rows: Change) -> bool:
-        """Whether `rows` of the blocks' outputs, (…, D) -> (…, D), stay the same where other rows of inputs change."""
-        same = list[bool]()
+    def causal(self, rows: Callable[[Block, Tensor], Tensor]) -> frozenset[str]:
+        """The blocks whose output stays the same in the `rows` (…, D) of each where the other rows of its input change,
+        as views of a stream (…, D)."""
+        same = set[str]()
 
         def compare(block: Block, output: Any) -> None:
             event = self.trace.of(block.name)
-            if any(block.name == one.name for one in stack.blocks):
-                before, taken = block.stream.given(event.result), block.stream.taken(event.arguments)
-                same.append(_close(rows(block.stream.given(output)), rows(before), rows(taken)))
+            before, taken = block.stream.given(event.result), block.stream.taken(event.arguments)
+            if _close(rows(block, block.stream.given(output)), rows(block, before), rows(block, taken)):
+                same.add(block.name)
 
         def change(block: Block, hidden: Tensor) -> Tensor:
-            if all(block.name != one.name for one in stack.blocks):
-                return hidden
             changed = hidden.flip(-1) + 1
-            rows(changed).copy_(rows(hidden))
+            rows(block, changed).copy_(rows(block, hidden))
             return changed
 
         self._run({}, compare, change)
-        return all(same)
+        return frozenset(same)
 
     def _unchanged(self, changes: Mapping[str, Changes]) -> set[str]:
         same: set[str] = set()
@@ -108,8 +108,9 @@ class Replay:
                 def give(_: Any, args: Any, kwargs: Any, block: Block = block, hidden: Tensor = hidden) -> Any:
                     return block.stream.call((args, kwargs), hidden)
 
-                def keep(_: Any, args: Any, output: Any, block: Block = block) -> None:
+                def keep(_: Any, args: Any, output: Any, block: Block = block) -> Any:
                     look(block, output)
+                    return self.trace.of(block.name).result
 
                 stack.callback(module.register_forward_pre_hook(give, with_kwargs=True).remove)
                 stack.callback(module.register_forward_hook(keep).remove)

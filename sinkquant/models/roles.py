@@ -116,6 +116,10 @@ class Block:
         """The self attention, if there is one."""
         return next((a for a in self.attentions if a.kind is AttentionKind.SELF), None)
 
+    def attention_of(self, output: str) -> Attention | None:
+        """The attention whose output projection is the linear `output`."""
+        return next((attention for attention in self.attentions if attention.output == output), None)
+
     @property
     def linears(self) -> tuple[str, ...]:
         """All linears of the block that a site covers, in order of execution."""

@@ -22,7 +22,7 @@ from sinkquant.models.record import TOKENS, Trace, first_tensor, is_plain, recor
 from sinkquant.models.roles import Block, Norm, Roles, Stack
 from sinkquant.models.stacks import Chain, find_stacks
 from sinkquant.models.stream import at, is_by_token
-from sinkquant.models.verify import is_causal, rotates, verify_blocks
+from sinkquant.models.verify import causal_blocks, rotates, verify_blocks
 
 TOWER = 0.02  # of a model's weights: what is named that lies beside the blocks
 
@@ -43,9 +43,10 @@ def trace_roles(model: nn.Module, probe: Batch | None = None) -> Roles:
         for place in _places(trace, chain, around[name])
     ]
     blocks = {block.name: block for block in verify_blocks(model, trace, tuple(found))}
+    causal = causal_blocks(model, trace, tuple(found))
     embedding, head = _embedding(model, trace), _head(model)
     stacks = tuple(
-        _stack(model, trace, name, [blocks[n] for n in chain], around[name]) for name, chain in chains.items()
+        _stack(trace, name, [blocks[n] for n in chain], around[name], causal) for name, chain in chains.items()
     )
     if all(stack.rows is None for stack in stacks) and all(t.dim() == 2 for t in trace.probe.tensors.values()):
         raise SinkquantError(
@@ -89,21 +90,21 @@ def _taken(trace: Trace, stack: Stack) -> Tensor:
     return block.stream.taken(trace.of(block.name).arguments)
 
 
-def _stack(model: nn.Module, trace: Trace, name: str, blocks: list[Block], around: Outside) -> Stack:
+def _stack(trace: Trace, name: str, blocks: list[Block], around: Outside, causal: frozenset[str]) -> Stack:
     first, last = blocks[0].stream.taken(trace.of(blocks[0].name).arguments), blocks[-1]
     behind = last.stream.given(trace.of(last.name).result).data_ptr()
     final = next((e for e in trace.events if e.input.data_ptr() == behind and norm_kind(e.module) is not None), None)
-    stack = Stack(
+    return Stack(
         name,
         width=first.shape[-1],
         blocks=tuple(blocks),
         embeddings=around.embeddings,
         final_norm=Norm(final.name, norm_kind(final.module)) if final else None,  # type: ignore[arg-type]
+        causal=causal >= {block.name for block in blocks},
         rows=_rows(trace.probe, first),
         reads=tuple(dict.fromkeys(site.stack for block in blocks for site in block.sites if site.stack is not None)),
         gives=around.gives or (last.name,),
     )
-    return replace(stack, causal=is_causal(model, trace, stack))
 
 
 def _rows(probe: Batch, stream: Tensor) -> str | None:

@@ -128,14 +128,16 @@ def _candidates(trace: Trace, block: Block) -> list[str]:
     return [n for n in block.linears if n != block.down and n not in known and trace.of(n).output.shape == shape]
 
 
-def is_causal(model: nn.Module, trace: Trace, stack: Stack) -> bool:
-    """Whether no row of the stream sees a later one: the first half stays as it is where the second half changes."""
-    replay = Replay(model, trace, stack.blocks)
-    taken = stack.blocks[0].stream.taken(trace.of(stack.blocks[0].name).arguments)
+def causal_blocks(model: nn.Module, trace: Trace, blocks: Blocks) -> frozenset[str]:
+    """The blocks in which no row of the stream sees a later one: the first half of the rows stays as it is where the
+    second half changes."""
     lengths = [tensor.shape[:2] for tensor in trace.probe.tensors.values() if tensor.dim() == 2]
-    axis = -2 if any(taken.shape[-3:-1] == length for length in lengths) or taken.dim() < 4 else 1
-    half = taken.shape[axis] // 2
-    return replay.causal(stack, lambda x: x.narrow(axis, 0, half))
+
+    def first_half(block: Block, x: Tensor) -> Tensor:
+        axis = -2 if x.dim() < 4 or any(x.shape[-3:-1] == length for length in lengths) else 1
+        return x.narrow(axis, 0, x.shape[axis] // 2)
+
+    return Replay(model, trace, blocks).causal(first_half)
 
 
 def rotates(model: nn.Module, trace: Trace, stack: Stack, head: str | None) -> bool:

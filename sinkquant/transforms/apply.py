@@ -45,5 +45,6 @@ def fused_steps(model: nn.Module, roles: Roles, rotations: Rotations) -> Iterato
 
 def _rotate_all_values(model: nn.Module, roles: Roles, rotations: Rotations) -> None:
     for index, block in enumerate(roles.blocks):
-        if block.name in rotations.values and block.attention is not None:
-            rotate_values(model, block.attention, Rotation(block.attention.value_dim, rotations.seed + 1 + index))
+        for attention in block.attentions:
+            if block.name in rotations.values and attention.plain:
+                rotate_values(model, attention, Rotation(attention.value_dim, rotations.seed + 1 + index))
