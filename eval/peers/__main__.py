@@ -19,7 +19,7 @@ from eval.runs import RESULTS, Row, Subject, keep, parse, read, weight_bytes
 def windows(subject: Subject) -> dict[str, Any]:
     """Token ids for all peers alike: the calibration windows of our recipes, and the text that is scored."""
     from sinkquant.evaluation.windows import text_windows
-    from sinkquant.inputs.bos import bos_policy, bos_token_id
+    from sinkquant.inputs.bos import bos_policy, bos_token_id, in_front
     from sinkquant.inputs.text import load_calibration
     from sinkquant.models.load import load_tokenizer
     from sinkquant.models.source import resolve
@@ -30,14 +30,14 @@ def windows(subject: Subject) -> dict[str, Any]:
     wanted = load_recipe("w8a8", subject.overrides).calibration
     calibration = load_calibration(
         str(subject.calibration), tokenizer, sequences=wanted.sequences, length=wanted.length, seed=wanted.seed,
-        bos=begins,
     )  # fmt: skip
+    begin = bos_token_id(tokenizer) if begins else None
     text = text_windows(
         subject.text.read_text(encoding="utf-8"), tokenizer, window=subject.window + begins, max_tokens=subject.tokens,
-        bos_id=bos_token_id(tokenizer) if begins else None,
+        bos_id=begin,
     )  # fmt: skip
     return {
-        "calibration": calibration.ids.tolist(),
+        "calibration": in_front(calibration.ids, begin).tolist(),
         "text": text.tolist(),
         "name": subject.text.name,
         "lead": int(begins),

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sinkquant.errors import UsageError
+from sinkquant.inputs.bos import in_front
 
 SHORTEST = 32
 """Fewest text tokens that make a window of their own: with fewer a perplexity says nothing."""
@@ -45,9 +46,7 @@ def text_windows(
     if max_windows is not None:
         count = min(count, max_windows)
     windows = torch.tensor(tokens[: count * width], dtype=torch.int64).view(count, width)
-    if bos_id is None:
-        return windows
-    return torch.cat([windows.new_full((count, 1), bos_id), windows], dim=1)
+    return in_front(windows, bos_id)
 
 
 def _short_width(tokens: int, window: int) -> int:

@@ -27,25 +27,20 @@ def self_generated(
     sequences: int,
     length: int,
     seed: int,
-    bos: bool = False,
 ) -> Tensor:
     """Sample ids (sequences, length) int64 at temperature 1: passages of up to `PASSAGE` tokens, one behind the other.
 
     A passage starts where the model is at home: behind BOS where the tokenizer puts it, which is then left out, else
-    with one of `STARTERS`. With `bos` a sequence begins with BOS. Special tokens are never drawn, so that every passage
+    with one of `STARTERS`. Special tokens are never drawn, so that every passage
     is full. The same seed, model and device give the same ids (on the CPU); the global random state is left as it was.
     """
-    front = torch.full((sequences, int(bos)), bos_token_id(tokenizer) if bos else 0)  # (N, 0 or 1)
-    wanted = length - int(bos)
-    if wanted == 0:
-        return front
-    size = min(PASSAGE, wanted)
-    starts, known = _starts(tokenizer, -(-wanted // size) * sequences, seed)
+    size = min(PASSAGE, length)
+    starts, known = _starts(tokenizer, -(-length // size) * sequences, seed)
     # manual_seed below reaches every device, so every device's state is put back.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         written = [_write(model, tokenizer, batch, known + size)[:, known:] for batch in starts.split(BATCH)]
-    return torch.cat([front, torch.cat(written).reshape(sequences, -1)[:, :wanted]], dim=1)  # (N, T)
+    return torch.cat(written).reshape(sequences, -1)[:, :length]  # (N, T)
 
 
 def _starts(tokenizer: PreTrainedTokenizerBase, count: int, seed: int) -> tuple[Tensor, int]:

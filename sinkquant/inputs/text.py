@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sinkquant.errors import UsageError
-from sinkquant.inputs.bos import bos_token_id
 from sinkquant.inputs.selfwrite import self_generated
 from sinkquant.inputs.sources import SELF, open_text
 
@@ -30,15 +28,11 @@ CHARACTERS_PER_TOKEN = 5  # first guess; more than most tokenizers give on Engli
 class TokenBatches:
     """Token sequences and where they come from.
 
-    ids: (N, T) int64. mask: (N, T) bool, True = real token. bos: 'added' when every sequence begins with BOS, else
-    'none'. digest: 'sha256:…' of shape, ids and mask. note: one sentence when there is less text than was asked for.
+    ids: (N, T) int64, without BOS. said: a clause on what was read.
     """
 
     ids: Tensor
-    mask: Tensor
-    bos: str
     source: str
-    digest: str
     said: str | None = None
 
 
@@ -49,7 +43,6 @@ def load_calibration(
     sequences: int,
     length: int,
     seed: int,
-    bos: bool,
     model: PreTrainedModel | None = None,
     column: str | None = None,
 ) -> TokenBatches:
@@ -58,43 +51,32 @@ def load_calibration(
     The text (of a long one, the first tokens: 20 times as many as wanted, at most 300 000 unless more are wanted) is
     tokenised as a whole, without special tokens, and cut into windows, of which `sequences` are taken at even
     distances: windows next to each other would all be of one topic.
-    With `bos` every sequence is BOS and length - 1 text tokens. 'self' needs the model, which writes the text.
+    'self' needs the model, which writes the text.
 
-    Raises UsageError for a text that is empty or too short for one sequence, or for `bos` without a BOS token.
+    Raises UsageError for a text that is empty or too short for one sequence.
     """
     if sequences < 1 or length < 2:
         raise UsageError(f"cannot cut text into {sequences} sequences of {length} tokens: ask for at least 1 of 2.")
-    policy = "added" if bos else "none"
     if source == SELF:
         if model is None:
             raise UsageError("the source 'self' needs a model to write the text: pass the model, or use python-docs.")
         if column is not None:
             raise UsageError(f"the source 'self' has no columns, so {column!r} cannot be read: leave the column out.")
-        return token_batches(self_generated(model, tokenizer, sequences, length, seed, bos), policy, source)
+        return TokenBatches(self_generated(model, tokenizer, sequences, length, seed), source)
 
-    first = [bos_token_id(tokenizer)] if bos else []
-    window = length - len(first)
-    wanted = sequences * window
+    wanted = sequences * length
     with closing(open_text(source, tokenizer, seed, column)) as pieces:
         tokens = first_tokens(pieces, tokenizer, max(wanted, min(SPREAD * wanted, MOST)))
         said = pieces.said
-    if len(tokens) < max(window, MIN_TOKENS):
+    if len(tokens) < max(length, MIN_TOKENS):
         raise UsageError(
-            f"the text of {source} has {len(tokens)} tokens, fewer than one sequence of {max(window, MIN_TOKENS)}: "
+            f"the text of {source} has {len(tokens)} tokens, fewer than one sequence of {max(length, MIN_TOKENS)}: "
             "give a longer text or a shorter calibration length."
         )
-    available = len(tokens) // window
+    available = len(tokens) // length
     found = min(sequences, available)
-    starts = [i * available // found * window for i in range(found)]
-    rows = [first + tokens[start : start + window] for start in starts]
-    return token_batches(torch.tensor(rows), policy, source, said)  # ids: (N, T)
-
-
-def token_batches(ids: Tensor, bos: str, source: str, said: str | None = None) -> TokenBatches:
-    """Full sequences `ids` (N, T) int64 as TokenBatches, with their digest."""
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    content = sha256(str(tuple(ids.shape)).encode() + ids.numpy().tobytes() + mask.numpy().tobytes())
-    return TokenBatches(ids, mask, bos, source, f"sha256:{content.hexdigest()}", said)
+    starts = [i * available // found * length for i in range(found)]
+    return TokenBatches(torch.tensor([tokens[start : start + length] for start in starts]), source, said)
 
 
 def first_tokens(pieces: Iterator[str], tokenizer: PreTrainedTokenizerBase, count: int) -> list[int]:

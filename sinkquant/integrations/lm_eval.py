@@ -14,13 +14,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import torch
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from torch import Tensor
 
 from sinkquant.errors import SinkquantError, UsageError
+from sinkquant.inputs.bos import in_front
 from sinkquant.models.load import quiet
 
 NOTHING = -1
@@ -71,18 +71,13 @@ class PrefixLM(HFLM):
     def _model_call(self, inps: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.bos is None:
             return super()._model_call(inps, *args, **kwargs)
-        return super()._model_call(in_front(self.bos, inps), *args, **kwargs)[:, 1:]
+        return super()._model_call(in_front(inps, self.bos), *args, **kwargs)[:, 1:]
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **kwargs: Any) -> Tensor:
         if self.bos is None:
             return super()._model_generate(context, max_length, stop, **kwargs)
-        kwargs["attention_mask"] = in_front(1, kwargs["attention_mask"])
-        return super()._model_generate(in_front(self.bos, context), max_length + 1, stop, **kwargs)[:, 1:]
-
-
-def in_front(value: int, rows: Tensor) -> Tensor:
-    """rows (B, T) with a column of `value` before them."""
-    return torch.cat([rows.new_full((len(rows), 1), value), rows], dim=1)
+        kwargs["attention_mask"] = in_front(kwargs["attention_mask"], 1)
+        return super()._model_generate(in_front(context, self.bos), max_length + 1, stop, **kwargs)[:, 1:]
 
 
 def _seen(text: Any, context: Sequence[int], continuation: Sequence[int]) -> tuple[Any, list[int], list[int]]:

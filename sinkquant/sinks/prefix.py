@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from sinkquant.inputs.bos import in_front
 from sinkquant.models.roles import Roles
 from sinkquant.sinks.classify import sink_tokens
 from sinkquant.sinks.observe import Observation, observe
@@ -41,11 +42,6 @@ class PrefixTest:
         return Trial(ids=(), sinks_left=left, loss=text_loss(self.model, self.windows, self.usual)), seen
 
 
-def in_front(windows: Tensor, prefix: tuple[int, ...]) -> Tensor:
-    """(M, T) -> (M, P + T)."""
-    return torch.cat([windows.new_tensor(prefix).expand(len(windows), -1), windows], dim=1)
-
-
 def text_loss(model: nn.Module, windows: Tensor, prefix: tuple[int, ...]) -> float:
     """Mean loss in nats of tokens 1… of every window, each behind `prefix` in context."""
     losses = []
@@ -71,10 +67,10 @@ def choose_leading(test: PrefixTest, candidates: list[int], begin: int | None) -
     """
     starts = test.windows[:, : test.windows.shape[1] // START * START].reshape(-1, START)[:STARTS]
     if begin is not None:
-        starts = torch.cat([starts, in_front(starts[:, :-1], (begin,))])
+        starts = torch.cat([starts, in_front(starts[:, :-1], begin)])
     left = {}
     for token in candidates:
-        seen = observe(test.model, test.roles, in_front(starts, (token,)), plain=1).text(1)
+        seen = observe(test.model, test.roles, in_front(starts, token), plain=1).text(1)
         left[token] = int(sink_tokens(seen, test.threshold).sum())
     return min(candidates, key=lambda token: left[token]), left
 

@@ -8,6 +8,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from sinkquant.inputs.bos import in_front
+
 EXPERIMENTS = 1  # sequences an experiment: there are several, and a sink that depends on text is none
 
 
@@ -33,14 +35,9 @@ class Probes:
         return [i for i, own in enumerate(self.labels) if own == label]
 
 
-def with_first(ids: Tensor, first: int) -> Tensor:
-    """Windows (N, T) that begin with token `first`; the last token goes, the length stays."""
-    return torch.cat([torch.full_like(ids[:, :1], first), ids[:, :-1]], dim=1)
-
-
 def make_probes(ids: Tensor, bos_id: int | None, eos_id: int | None, bos: bool) -> Probes:
     """Probes of windows `ids` (N, T) without BOS; with `bos` every plain sequence begins with it."""
-    plain = with_first(ids, bos_id) if bos and bos_id is not None else ids
+    plain = in_front(ids[:, :-1], bos_id) if bos and bos_id is not None else ids  # the length stays
     few = plain[:EXPERIMENTS]
     generator = torch.Generator().manual_seed(0)
     parts = [(Kind.PLAIN, Kind.PLAIN.value, plain)]
@@ -54,7 +51,7 @@ def make_probes(ids: Tensor, bos_id: int | None, eos_id: int | None, bos: bool) 
     permuted = torch.cat([few[:, :1], permuted], dim=1) if bos else permuted
     parts.append((Kind.PERMUTED, Kind.PERMUTED.value, permuted))
     if bos_id is not None and not bos:
-        parts.append((Kind.BOS, Kind.BOS.value, with_first(few, bos_id)))
+        parts.append((Kind.BOS, Kind.BOS.value, in_front(few[:, :-1], bos_id)))
     return Probes(
         torch.cat([rows for _, _, rows in parts]),
         tuple(kind for kind, _, rows in parts for _ in rows),

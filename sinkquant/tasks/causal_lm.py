@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sinkquant.inputs.batches import Batch, Batches
+from sinkquant.inputs.bos import in_front
 from sinkquant.tasks.next_token import chunk_rows, head_is_separate, token_logprobs
 from sinkquant.tasks.task import IGNORED, Ask, Data, Task
 
@@ -127,11 +128,9 @@ class CausalLM(Task):
 
 
 def _begun(ids: Tensor, begin: int | None) -> Batch:
-    first = 1
-    if begin is not None:
-        ids, first = torch.cat([ids.new_full((len(ids), 1), begin), ids], dim=1), 2
+    ids = in_front(ids, begin)
     labels = ids.clone()
-    labels[:, :first] = IGNORED
+    labels[:, : 1 if begin is None else 2] = IGNORED
     return Batch({IDS: ids}, labels=labels)
 
 

@@ -28,7 +28,7 @@ def read_text(ask: Ask, tokenizer: Any, model: Any, roles: Roles) -> Data:
     longest = longest_text(model, roles, bos + ask.front)
     length = ask.length if longest is None else min(ask.length, longest)
     got = load_calibration(
-        name, tokenizer, sequences=ask.samples + ask.held_out, length=length, seed=ask.seed, bos=False, model=model,
+        name, tokenizer, sequences=ask.samples + ask.held_out, length=length, seed=ask.seed, model=model,
         column=ask.column,
     )  # fmt: skip
     begin = tokenizer.bos_token_id if bos else None

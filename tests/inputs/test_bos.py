@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from sinkquant.errors import UsageError
-from sinkquant.inputs.bos import bos_policy
+from sinkquant.inputs.bos import bos_policy, in_front
 
 from .conftest import byte_tokenizer
 
@@ -28,3 +29,8 @@ def test_a_tokenizer_without_bos() -> None:
 def test_an_unknown_setting_offers_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'always'"):
         bos_policy("alway", byte_tokenizer())
+
+
+@pytest.mark.parametrize(("tokens", "front"), [(None, []), ((), []), (9, [9]), ((9, 8), [9, 8])])
+def test_the_same_tokens_stand_in_front_of_every_row(tokens: int | tuple[int, ...] | None, front: list[int]) -> None:
+    assert in_front(torch.tensor([[1, 2], [3, 4]]), tokens).tolist() == [[*front, 1, 2], [*front, 3, 4]]

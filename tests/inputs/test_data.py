@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sinkquant.errors import UsageError
-from sinkquant.inputs.text import TokenBatches, first_tokens, load_calibration, token_batches
+from sinkquant.inputs.text import TokenBatches, first_tokens, load_calibration
 from tests.tiny import sentences
 
 from .conftest import BOS, byte_tokenizer
@@ -27,7 +27,7 @@ def text_file(tmp_path: Path) -> str:
 
 
 def load(source: str, tokenizer: Any, **changes: Any) -> TokenBatches:
-    options: dict[str, Any] = {"sequences": 3, "length": 50, "seed": 0, "bos": False} | changes
+    options: dict[str, Any] = {"sequences": 3, "length": 50, "seed": 0} | changes
     return load_calibration(source, tokenizer, **options)
 
 
@@ -38,17 +38,7 @@ def test_windows_are_spread_evenly_over_the_text(text_file: str, tokenizer: PreT
     windows = [TEXT[i : i + 50] for i in range(0, len(TEXT) - 49, 50)]
     picked = [i * len(windows) // 3 for i in range(3)]
     assert [tokenizer.decode(row) for row in batches.ids] == [windows[i] for i in picked]
-    assert batches.mask.all()
-    assert batches.mask.shape == (3, 50)
-    assert (batches.bos, batches.source, batches.said) == ("none", text_file, None)
-
-
-def test_with_bos_a_sequence_holds_one_text_token_less(text_file: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    batches = load(text_file, tokenizer, bos=True)
-    assert batches.bos == "added"
-    assert (batches.ids[:, 0] == BOS).all()
-    assert tokenizer.decode(batches.ids[0, 1:]) == TEXT[:49]
-    assert all(tokenizer.decode(row[1:]) in TEXT for row in batches.ids)
+    assert (batches.source, batches.said) == (text_file, None)
 
 
 def test_a_tokenizer_that_prepends_bos_adds_none_here(text_file: str) -> None:
@@ -103,29 +93,10 @@ def test_impossible_sizes_are_refused(text_file: str, tokenizer: PreTrainedToken
         load(text_file, tokenizer, **changes)
 
 
-def test_bos_without_a_bos_token_is_refused(text_file: str) -> None:
-    with pytest.raises(UsageError, match="no BOS token"):
-        load(text_file, byte_tokenizer(bos=None), bos=True)
-
-
-def test_self_needs_a_model_and_keeps_the_bos_policy(tokenizer: PreTrainedTokenizerFast, byte_llama: Any) -> None:
+def test_self_needs_a_model(tokenizer: PreTrainedTokenizerFast, byte_llama: Any) -> None:
     with pytest.raises(UsageError, match="needs a model"):
         load("self", tokenizer)
-    batches = load("self", tokenizer, model=byte_llama, bos=True)
-    assert batches.ids.shape == (3, 50)
-    assert (batches.ids[:, 0] == BOS).all()
-    assert batches.bos == "added"
-
-
-def test_digest_follows_content_and_shape(text_file: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    digest = load(text_file, tokenizer).digest
-    assert digest == load(text_file, tokenizer).digest
-    assert digest.startswith("sha256:")
-    assert len(digest) == 7 + 64
-    ids = load(text_file, tokenizer).ids
-    changed = ids.clone()
-    changed[2, 7] += 1
-    assert len({digest, *(token_batches(x, "none", "").digest for x in (ids, changed, ids.reshape(2, 75)))}) == 3
+    assert load("self", tokenizer, model=byte_llama).ids.shape == (3, 50)
 
 
 @given(st.lists(st.text(max_size=400), max_size=12), st.integers(1, 300))

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from sinkquant.inputs.batches import Batch, Batches
+
+
+def batch(count: int, length: int, first: int = 0) -> Batch:
+    ids = first + torch.arange(count * length).reshape(count, length)
+    names = tuple(str(first + row) for row in range(count))
+    return Batch({"input_ids": ids, "extra": ids[:, :1]}, {"input_ids": ids >= 0}, ids[:, 0], names)
+
+
+BATCHES = Batches((batch(3, 4), batch(2, 5, first=100)), "here", "read")
+
+
+def test_a_batch_is_cut_in_parts_of_so_many_entries() -> None:
+    parts = BATCHES.split(8)
+    assert [len(part) for part in parts] == [2, 1, 1, 1]
+    for part in parts:
+        assert part.labels is not None
+        assert part.tensors["input_ids"][:, 0].tolist() == part.labels.tolist() == part.tensors["extra"][:, 0].tolist()
+        assert len(part.texts) == len(part.real["input_ids"]) == len(part)
+
+
+def test_samples_are_counted_and_taken_across_batches() -> None:
+    part = BATCHES.part(2, 4)
+    assert (BATCHES.samples, part.samples, part.source, part.said) == (5, 2, "here", "read")
+    assert [text for item in part.items for text in item.texts] == ["2", "100"]
+    assert BATCHES.part(3).samples == 2
+
+
+def test_the_digest_follows_names_content_shape_and_what_is_real() -> None:
+    first = BATCHES.items[0]
+    ids = first.tensors["input_ids"]
+    padded = ids > 0
+    others = [
+        replace(first, tensors={"ids": ids}), replace(first, tensors={"input_ids": ids + 1}),
+        replace(first, tensors={"input_ids": ids.reshape(2, 6)}), replace(first, tensors={"input_ids": ids.int()}),
+        replace(first, tensors={"input_ids": ids}, real={"input_ids": padded}), first,
+    ]  # fmt: skip
+    digests = {Batches((item,)).digest for item in others}
+    assert len(digests) == len(others) and all(one.startswith("sha256:") and len(one) == 7 + 64 for one in digests)
+    assert BATCHES.digest == Batches(BATCHES.items, "elsewhere").digest
