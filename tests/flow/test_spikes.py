@@ -11,12 +11,18 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import sinkquant
+from sinkquant.flow.plan import make_plan, weight_shapes
+from sinkquant.flow.site import SiteWork
 from sinkquant.flow.spikes import PRICE, choose_spikes
 from sinkquant.formats.manifest import read_manifest
+from sinkquant.models.trace import trace_roles
+from sinkquant.recipes import load_recipe
 from sinkquant.runtime.linear import QuantizedLinear
+from sinkquant.walk.walk import BlockRun
 from tests import tiny
 
 UNIT, LOUD = 17, 3000.0  # of every feed-forward; about 300 times the other inputs of its down projection
+SMALL = ("calibration.sequences=4", "calibration.length=64", "proof.worst=null", "export.dtype=float32")
 BARE = (
     "sinks.prefix=none", "sinks.exclude=false", "activations.route=null",
     *(f"transforms.{name}=false" for name in ("fold_norms", "r1", "r2", "r3", "r4", "smooth", "inputs")),
@@ -40,10 +46,9 @@ Quantize = Callable[..., Path]
 @pytest.fixture
 def quantize(spiking: Path, text_file: Path, tmp_path: Path) -> Quantize:
     def made(recipe: str, *overrides: str, name: str = "out", **options: object) -> Path:
-        small = ("calibration.sequences=4", "calibration.length=64", "proof.worst=null", "export.dtype=float32")
         sinkquant.quantize(
             spiking, recipe=recipe, output=tmp_path / name, calibration=str(text_file),
-            overrides=[*small, *BARE, *overrides], **options,
+            overrides=[*SMALL, *BARE, *overrides], **options,
         )  # type: ignore[arg-type]  # fmt: skip
         return tmp_path / name
 
@@ -75,6 +80,18 @@ def test_the_planted_unit_is_found_and_exact(quantize: Quantize, spiking: Path, 
     shown = {part.scheme.inputs for part in sinkquant.inspect(found).quantized}
     assert any("spike unit" in words for words in shown)
     assert not any("spike unit" in part.scheme.inputs for part in sinkquant.inspect(without).quantized)
+
+
+def test_a_model_that_learned_its_outliers_gains(stories_path: Path, shared_dir: Path, tmp_path: Path) -> None:
+    text = shared_dir / "assets/data/tinystories/tinystories_sample_2m.txt"
+    losses = {}
+    for units in (0, 2):
+        sinkquant.quantize(
+            stories_path, recipe="w8a8-static", output=tmp_path / str(units), calibration=str(text),
+            overrides=[*SMALL, *BARE, "activations.bits=6", f"activations.spikes={units}"],
+        )  # fmt: skip
+        losses[units] = kl(tmp_path / str(units), stories_path, text)
+    assert losses[2] < 0.92 * losses[0]
 
 
 def test_linears_of_one_input_share_their_units(quantize: Quantize) -> None:
@@ -141,3 +158,23 @@ def test_largest_first_and_in_the_order_of_the_channels() -> None:
 def test_as_many_as_pay(errors: dict[int, float], expected: list[int]) -> None:
     peaks = torch.tensor([1.0, 9.0, 2.0, 30.0, 3.0])
     assert choose_spikes(peaks, 3, lambda spikes: errors[len(spikes)]).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("prefix", "overrides", "expected"),
+    [
+        ((1,), ["activations.route=null"], True),
+        ((), ["activations.route=2"], True),
+        ((), ["activations.mode=dynamic"], True),
+        ((), ["activations.route=null"], False),  # nothing isolates sinks: the range has to hold them
+        ((1,), ["sinks.exclude=false"], False),
+    ],
+)
+def test_ranges_leave_out_only_sinks_that_something_isolates(
+    tiny_llama: torch.nn.Module, prefix: tuple[int, ...], overrides: list[str], expected: bool
+) -> None:
+    roles = trace_roles(tiny_llama)
+    plan = make_plan(load_recipe("w8a8-static", overrides), prefix, roles, weight_shapes(tiny_llama, roles), None)
+    block = roles.blocks[0]
+    run = BlockRun(0, block, tiny_llama.get_submodule(block.name), [], [], roles.stacks[0], {})
+    assert SiteWork(tiny_llama, run, block.sites[0], plan, 64.0).leaves_sinks_out is expected
