@@ -89,6 +89,7 @@ FAMILY = "tests/flow/test_matrix.py::test_a_cell[phi3-w4a8kv4-sink-aware]"
 COMMAND = "tests/cli/test_cli_end_to_end.py::test_evaluate_compares_both"
 RESUME = "tests/flow/test_resume.py"
 GENERATION = "tests/flow/test_transform.py::test_generation_equals_the_prefix_in_context"
+KINDS = "test_every_kind_comes_out_as_a_viewer_shows_it"
 MUTATIONS = {
     "codes of zero": Mutation(
         "sinkquant.flow.site:SiteWork.method",
@@ -110,6 +111,26 @@ MUTATIONS = {
         "sinkquant.runtime.linear:QuantizedLinear.quantize_input",
         becomes(lambda _, x: x),
         ("tests/runtime/test_packing.py",),
+    ),
+    "grey of 16 bits cut off": Mutation(
+        "sinkquant.inputs.pictures:_eight_bits",
+        becomes(first),
+        tuple(
+            f"tests/inputs/test_pictures.py::{KINDS}[{kind}]" for kind in ("16-bit", "16-bit-tiff", "32-bit", "float")
+        ),
+    ),
+    "images in the order of the folder": Mutation(
+        "sinkquant.inputs.image_files:in_turn",
+        becomes(lambda entries, seed: iter(entries)),
+        (
+            "tests/inputs/test_images.py::test_the_choice_takes_every_class_in_turn_and_follows_the_seed",
+            "tests/inputs/test_images.py::test_a_sorted_file_with_rows_still_gives_every_class",
+        ),
+    ),
+    "decoder told what it is asked": Mutation(
+        "sinkquant.inputs.pair_batches:_shifted",
+        becomes(lambda model, tokenizer, labels, real: labels.clamp(min=0)),
+        ("tests/inputs/test_pairs.py::test_batches_hold_the_source_and_the_target_shifted_right",),
     ),
     "spike units left out": Mutation(
         "sinkquant.runtime.linear:QuantizedLinear.spikes", becomes(lambda *_: None), ("tests/runtime/test_spikes.py",)

@@ -35,7 +35,7 @@ Calibration = Annotated[
     typer.Option(
         metavar="SPEC",
         help="python-docs, self (the model writes it), datasets:NAME, a text file, or one with rows (jsonl, json, csv, "
-        "parquet), FILE:COLUMN to name the column.",
+        "parquet), FILE:COLUMN to name the column; for images and speech a folder.",
     ),
 ]
 TaskOption = Annotated[

@@ -17,7 +17,7 @@ from sinkquant.errors import UsageError
 from sinkquant.inputs.batches import Batch, Batches
 from sinkquant.inputs.padding import pad_id, padded
 from sinkquant.inputs.said import number
-from sinkquant.inputs.sources import INPUTS, open_text
+from sinkquant.inputs.sources import INPUTS, SELF, open_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,6 +51,8 @@ def read_sentences(
     """
     if count < 1:
         raise UsageError(f"{count} texts are too few: ask for at least 1.")
+    if spec == SELF:
+        raise UsageError("the model cannot write its own text, which takes a causal one: give python-docs or a file.")
     with closing(open_text(spec, tokenizer, seed, column)) as pieces:
         found = _sentences(pieces) if spec in INPUTS else (piece.strip() for piece in pieces)
         read = list(islice(_different(found), SPREAD * count))

@@ -64,3 +64,8 @@ def test_what_holds_no_texts_is_refused_in_one_sentence(
     with pytest.raises(SinkquantError, match=message) as caught:
         read_sentences(str(tmp_path / "a.txt"), byte_tokenizer(), **{"count": 2, **options})
     assert "\n" not in str(caught.value)
+
+
+def test_only_causal_models_write_their_own_text() -> None:
+    with pytest.raises(SinkquantError, match=r"cannot write its own text.*give python-docs"):
+        read_sentences("self", byte_tokenizer(), count=2)
