@@ -45,8 +45,8 @@ class Batch:
 
     @property
     def length(self) -> int:
-        """Entries of a sample's longest sequence of ids, as a measure of what a call costs."""
-        return max((t.shape[1] for t in self.tensors.values() if t.dim() == 2), default=UNKNOWN)
+        """Entries of a sample's longest sequence, as a measure of what a call costs: ids, frames, or patches."""
+        return max(map(_entries, self.tensors.values()))
 
     def split(self, tokens: int = TOKENS_PER_CALL) -> Iterator[Batch]:
         """Batches of at most `tokens` entries, one sample at least."""
@@ -62,6 +62,11 @@ class Batch:
             real={name: mask.to(device) for name, mask in self.real.items()},
             labels=None if self.labels is None else self.labels.to(device),
         )
+
+
+def _entries(tensor: Tensor) -> int:
+    """Of ids (N, T) or of features (N, …, T); of images (N, C, H, W) nobody knows."""
+    return UNKNOWN if tensor.dim() > 3 else max(tensor.shape[1:], default=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -136,18 +136,21 @@ class Stack:
     """A run of blocks on one residual stream: a text decoder, an encoder, a vision tower.
 
     `name`: path of the list that holds the blocks. `embeddings`: modules and parameters that write the stream in front
-    of the first block, as far as found. `causal`: no row sees a later one. `rows`: the model's argument whose entries
-    the stream's rows are ("input_ids", "decoder_input_ids"); None: rows of its own, such as image patches, all real.
-    `reads`: names of the stacks whose output the blocks take beside the stream. `gives`: names of the blocks whose
-    output something behind the stack reads, which need not be the last block. `rotates`: everything that reads or
-    writes the stream is known, so that R1 is exact.
+    of the first block, as far as found; `closed`: nothing else does. `final_readers`: the only readers of the final
+    norm, if they are linears (head, keys and values of cross attention). `causal`: no row sees a later one. `rows`: the
+    model's argument whose entries the stream's rows are ("input_ids", "decoder_input_ids"); None: rows of its own, such
+    as image patches, all real. `reads`: names of the stacks whose output the blocks take beside the stream. `gives`:
+    names of the blocks whose output something behind the stack reads, which need not be the last block. `rotates`:
+    everything that reads or writes the stream is known, so that R1 is exact.
     """
 
     name: str
     width: int
     blocks: tuple[Block, ...]
     embeddings: tuple[str, ...] = ()
+    closed: bool = False
     final_norm: Norm | None = None
+    final_readers: tuple[str, ...] = ()
     causal: bool = True
     rows: str | None = "input_ids"
     reads: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ from sinkquant.models.record import TOKENS, Trace, first_tensor, is_plain, recor
 from sinkquant.models.roles import Block, Norm, Roles, Stack
 from sinkquant.models.stacks import Chain, find_stacks
 from sinkquant.models.stream import at, is_by_token
-from sinkquant.models.verify import causal_blocks, rotates, verify_blocks
+from sinkquant.models.verify import causal_blocks, final_readers, rotates, verify_blocks
 
 TOWER = 0.02  # of a model's weights: what is named that lies beside the blocks
 
@@ -53,6 +53,7 @@ def trace_roles(model: nn.Module, probe: Batch | None = None) -> Roles:
             f"{type(model).__name__}: its blocks take {tuple(_taken(trace, stacks[-1]).shape)} for "
             f"{TOKENS} tokens, not a vector a token, which is not supported yet."
         )
+    stacks = tuple(replace(stack, final_readers=final_readers(model, trace, stack)) for stack in stacks)
     stacks = (*stacks[:-1], replace(stacks[-1], rotates=rotates(model, trace, stacks[-1], head)))
     unexplained = [note for stack in stacks for note in _notes(stack, around[stack.name], several=len(stacks) > 1)]
     known = {embedding, head, *(stack.final_norm.name for stack in stacks if stack.final_norm)}
@@ -99,6 +100,7 @@ def _stack(trace: Trace, name: str, blocks: list[Block], around: Outside, causal
         width=first.shape[-1],
         blocks=tuple(blocks),
         embeddings=around.embeddings,
+        closed=around.closed,
         final_norm=Norm(final.name, norm_kind(final.module)) if final else None,  # type: ignore[arg-type]
         causal=causal >= {block.name for block in blocks},
         rows=_rows(trace.probe, first),

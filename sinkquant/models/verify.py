@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.models.norm import clear, gain
-from sinkquant.models.record import Trace, run_probe
+from sinkquant.models.record import Trace, is_linear, run_probe
 from sinkquant.models.replay import Change, Changes, Replay, applied
 from sinkquant.models.roles import Attention, Block, Norm, NormKind, Stack
 
@@ -140,6 +140,26 @@ def causal_blocks(model: nn.Module, trace: Trace, blocks: Blocks) -> frozenset[s
     return Replay(model, trace, blocks).causal(first_half)
 
 
+def final_readers(model: nn.Module, trace: Trace, stack: Stack) -> tuple[str, ...]:
+    """The linears that read a stack's final norm, if nothing else does: scaling it is undone in front of them."""
+    if stack.final_norm is None:
+        return ()
+    made = trace.of(stack.final_norm.name).output
+    storage = made.untyped_storage().data_ptr()
+    readers = [e.name for e in trace.events if e.input.untyped_storage().data_ptr() == storage and is_linear(e)]
+    d = _factors_of(made)
+    changes = Changes(dict.fromkeys(readers, _divide(d)), {stack.final_norm.name: _multiply(d)})
+    return tuple(dict.fromkeys(readers)) if readers and _same_output(model, trace, changes) else ()
+
+
+def _same_output(model: nn.Module, trace: Trace, changes: Changes) -> bool:
+    with applied(model, changes):
+        output = run_probe(model, trace.probe, own=trace.own)
+    assert trace.output is not None
+    coarse = output.dtype in (torch.bfloat16, torch.float16)
+    return bool((output - trace.output).abs().max() <= (0.1 if coarse else 1e-3) * float(trace.output.abs().max()))
+
+
 def rotates(model: nn.Module, trace: Trace, stack: Stack, head: str | None) -> bool:
     """Whether a stack's stream can be rotated (R1): everything that reads it turns it back, everything else is turned.
 
@@ -160,12 +180,8 @@ def rotates(model: nn.Module, trace: Trace, stack: Stack, head: str | None) -> b
         g = gain(model.get_submodule(norm.name), norm.kind)
         inputs |= dict.fromkeys(readers, lambda x, g=g: back(x) * g.to(x))  # type: ignore[misc]
     outputs = dict.fromkeys(stack.embeddings, turn) | {w.linear: turn for block in stack.blocks for w in block.writers}
-    with _cleared(model, [norm for norm, _ in norms]), applied(model, Changes(inputs, outputs)):
-        output = run_probe(model, trace.probe, own=trace.own)
-    assert trace.output is not None
-    coarse = output.dtype in (torch.bfloat16, torch.float16)
-    limit = (0.1 if coarse else 1e-3) * float(trace.output.abs().max())
-    return bool((output - trace.output).abs().max() <= limit)
+    with _cleared(model, [norm for norm, _ in norms]):
+        return _same_output(model, trace, Changes(inputs, outputs))
 
 
 def _alone(model: nn.Module, trace: Trace, name: str, head: str | None) -> bool:

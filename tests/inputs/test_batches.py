@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
-from sinkquant.inputs.batches import Batch, Batches
+from sinkquant.inputs.batches import UNKNOWN, Batch, Batches
 
 
 def batch(count: int, length: int, first: int = 0) -> Batch:
@@ -44,3 +45,20 @@ def test_the_digest_follows_names_content_shape_and_what_is_real() -> None:
     digests = {Batches((item,)).digest for item in others}
     assert len(digests) == len(others) and all(one.startswith("sha256:") and len(one) == 7 + 64 for one in digests)
     assert BATCHES.digest == Batches(BATCHES.items, "elsewhere").digest
+
+
+TENSORS = {
+    "ids": ({"input_ids": (4, 11)}, 11),
+    "two sequences": ({"input_ids": (4, 11), "decoder_input_ids": (4, 30)}, 30),
+    "frames beside a short text": ({"input_features": (4, 80, 3000), "decoder_input_ids": (4, 7)}, 3000),
+    "images beside a short text": ({"input_ids": (4, 7), "pixel_values": (4, 3, 32, 32)}, UNKNOWN),
+}
+
+
+@pytest.mark.parametrize("case", TENSORS)
+def test_batches_are_cut_by_their_longest_sequence(case: str) -> None:
+    shapes, length = TENSORS[case]
+    made = Batch({name: torch.zeros(shape) for name, shape in shapes.items()})
+    assert made.length == length
+    assert [len(part) for part in made.split(3 * length)] == [3, 1]
+    assert [len(part) for part in made.split(1)] == [1] * 4

@@ -98,3 +98,29 @@ def test_an_embedding_that_two_stacks_share_is_not_rotated(traced: dict[str, tup
     _, roles = roles_of(traced, "T5")
     assert roles.tied and roles.embedding is None
     assert not any(stack.rotates for stack in roles.stacks)
+
+
+READERS = {
+    "ViT": ("classifier",),
+    "CLIP": ("visual_projection",),
+    "T5": tuple(f"decoder.block.{i}.layer.1.EncDecAttention.{name}" for i in range(3) for name in "kv"),
+    "Whisper": tuple(f"model.decoder.layers.{i}.encoder_attn.{name}_proj" for i in range(3) for name in "kv"),
+    "LLaVA": (),  # the projector reads the block before the last one, without the norm
+    "DINOv2": (),  # the norm's output is what the model gives
+    "GPT-2": ("lm_head",),
+}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_readers_of_the_first_final_norm(kind: str, traced: dict[str, tuple[Any, Roles]]) -> None:
+    _, roles = roles_of(traced, kind)
+    assert roles.stacks[0].final_readers == READERS[kind]
+
+
+def test_streams_that_nothing_unknown_writes_are_closed(traced: dict[str, tuple[Any, Roles]]) -> None:
+    closed = {kind: [stack.closed for stack in roles_of(traced, kind)[1].stacks] for kind in KINDS}
+    assert closed == {
+        "ViT": [True], "DINOv2": [True], "CLIP": [False, True], "SigLIP": [True, True], "BERT": [False],
+        "ModernBERT": [False], "MPNet": [False], "BART": [False, False], "Marian": [False, False], "T5": [True, True],
+        "Whisper": [False, True], "GPT-2": [True], "OPT": [True], "LLaVA": [False, True],
+    }  # fmt: skip
