@@ -11,6 +11,7 @@ from sinkquant.quantization.grid import Grid, fake_quantize, scale_and_zero, sym
 from sinkquant.quantization.scheme import ActivationScheme
 
 STEPS = 40  # candidates of the clip search
+ROUNDS = 2  # of the search of both ends
 COARSE = 10  # of one that only tells which channels of an input pay
 SMALLEST = 0.1  # smallest share of the range that is tried
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)  # of a token's range, for dynamic ranges
@@ -33,18 +34,26 @@ def static_range(
 
     With `search`, the share of the full range with the smallest squared error; the error is that of the layer's output
     if `weight` (out, width) is given, estimated on random ±1 combinations of the outputs (Hutchinson's estimator), else
-    that of the input itself.
+    that of the input itself. Where the grid has a zero point both ends are searched, one after the other: a tail on one
+    side only (of a GELU, say) would be cut off with the spike on the other.
     """
     low, high = rows.amin().float().reshape(1), rows.amax().float().reshape(1)
     if not search:
         return scale_and_zero(low, high, grid)
     sketch = None if weight is None else _sketch(weight.float())
-    best, kept = None, (low, high)
-    for share in torch.linspace(1.0, SMALLEST, steps).tolist():
-        loss = _error(rows, scale_and_zero(low * share, high * share, grid), grid, sketch)
-        if best is None or loss < best:
-            best, kept = loss, (low * share, high * share)
-    return scale_and_zero(*kept, grid)
+    shares = torch.linspace(1.0, SMALLEST, steps).tolist()
+
+    def loss(ends: tuple[float, float]) -> float:
+        return _error(rows, scale_and_zero(low * ends[0], high * ends[1], grid), grid, sketch)
+
+    if grid.symmetric:
+        best = min(((share, share) for share in shares), key=loss)
+    else:
+        best = (1.0, 1.0)
+        for _ in range(ROUNDS):
+            best = min(((best[0], share) for share in (best[1], *shares)), key=loss)
+            best = min(((share, best[1]) for share in (best[0], *shares)), key=loss)
+    return scale_and_zero(low * best[0], high * best[1], grid)
 
 
 def dynamic_clip(rows: Tensor, scheme: ActivationScheme, weight: Tensor) -> float:

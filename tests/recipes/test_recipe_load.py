@@ -64,13 +64,13 @@ def test_resolved_text_is_the_recipe_in_full(tmp_path: Path) -> None:
 def test_an_unknown_name_offers_the_nearest() -> None:
     assert refusal("w4a4kv") == (
         "unknown recipe 'w4a4kv': did you mean 'w4a4kv4'? "
-        "choose one of kv4, w4a16, w4a4kv4, w4a8kv4, w8a8, w8a8-static."
+        "choose one of kv4, w4a16, w4a4kv4, w4a8kv4, w8a8, w8a8-npu, w8a8-static."
     )
 
 
 def test_a_fragment_is_no_recipe() -> None:
     assert refusal("_portable") == (
-        "unknown recipe '_portable': choose one of kv4, w4a16, w4a4kv4, w4a8kv4, w8a8, w8a8-static."
+        "unknown recipe '_portable': choose one of kv4, w4a16, w4a4kv4, w4a8kv4, w8a8, w8a8-npu, w8a8-static."
     )
 
 
@@ -78,7 +78,8 @@ def test_an_unknown_import_names_the_file(tmp_path: Path) -> None:
     write(tmp_path, mine="imports: [_portabel]")
     assert refusal(tmp_path / "mine.yaml") == (
         "unknown import in mine.yaml '_portabel': did you mean '_portable'? "
-        "choose one of _calibration, _low-bit, _portable, _sink-aware, kv4, w4a16, w4a4kv4, w4a8kv4, w8a8, w8a8-static."
+        "choose one of _calibration, _low-bit, _portable, _sink-aware, kv4, w4a16, w4a4kv4, w4a8kv4, w8a8, w8a8-npu, "
+        "w8a8-static."
     )
 
 

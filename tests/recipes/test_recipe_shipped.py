@@ -20,6 +20,7 @@ def test_the_list() -> None:
         "w4a4kv4",
         "w4a8kv4",
         "w8a8",
+        "w8a8-npu",
         "w8a8-static",
     ]
 
@@ -40,6 +41,7 @@ def test_names_tell_the_bits() -> None:
         "w4a4kv4": (4, 4, 4),
         "w4a8kv4": (4, 8, 4),
         "w8a8": (8, 8, 16),
+        "w8a8-npu": (8, 8, 16),
         "w8a8-static": (8, 8, 16),
     }
 
@@ -47,7 +49,7 @@ def test_names_tell_the_bits() -> None:
 def test_targets_and_modes() -> None:
     assert {recipe.name for recipe in list_recipes() if recipe.target == "portable"} == {"w4a16", "w8a8"}
     static = {recipe.name for recipe in list_recipes() if recipe.activations.mode == "static"}
-    assert static == {"w4a4kv4", "w4a8kv4", "w8a8-static"}
+    assert static == {"w4a4kv4", "w4a8kv4", "w8a8-npu", "w8a8-static"}
     assert {recipe.name for recipe in list_recipes() if recipe.weights.method == "gptq"} == {
         "w4a16",
         "w4a4kv4",
@@ -81,7 +83,7 @@ def test_an_installed_wheel_finds_them_as_package_data(tmp_path: Path) -> None:
     shutil.copytree(CHECKOUT / "recipes", tmp_path / "sinkquant" / "recipes" / "shipped")
     code = "import sinkquant.recipes as r; print(r.__file__, len(r.list_recipes()))"
     done = run_installed(tmp_path, code)
-    assert done.stdout.split() == [str(tmp_path / "sinkquant" / "recipes" / "__init__.py"), "6"], done.stderr
+    assert done.stdout.split() == [str(tmp_path / "sinkquant" / "recipes" / "__init__.py"), "7"], done.stderr
 
 
 def test_a_broken_installation_says_so(tmp_path: Path) -> None:
