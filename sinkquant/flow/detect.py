@@ -15,13 +15,13 @@ def detect_loaded(session: Session, *, max_prefix: int, tell: Tell | None = None
     """The report of the session's model: on short windows of text, with the prefix that absorbs its sinks, or on some
     samples of anything else."""
     task, data = session.task, session.data
-    windows = task.pieces(data.calibration, LENGTH, WINDOWS * LENGTH)
-    if not task.prefixes:
-        batch, tokenizer = windows[0][:WINDOWS], getattr(session.processor, "tokenizer", session.processor)
+    if not task.prefixes or not all(stack.causal for stack in session.roles.stacks):
+        samples, tokenizer = session.calibration, getattr(session.processor, "tokenizer", session.processor)
         return survey(
-            session.model, session.roles, task, batch, label=session.label, digest=windows.digest, progress=tell,
-            texts=lambda token: tokenizer.decode([token]),
+            session.model, session.roles, task, samples[0][:WINDOWS], label=session.label, digest=samples.digest,
+            progress=tell, texts=lambda token: tokenizer.decode([token]),
         )  # fmt: skip
+    windows = task.pieces(data.calibration, LENGTH, WINDOWS * LENGTH)
     rest = task.pieces(data.held_out, LENGTH, HELD_OUT * LENGTH)
     ids, held_out = (next(iter(part[0].tensors.values())) for part in (windows, rest))
     return build_report(

@@ -141,6 +141,9 @@ def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Rotations:
     elif stream and any(norm.kind == "layer" for block in roles.blocks for norm, _ in block.reads):
         stream = False
         notes.append("R1 is left out: layer norms subtract the mean, which a rotation does not commute with")
+    elif stream and roles.head is None:
+        stream = False
+        notes.append("R1 is left out: the model answers with the stream itself, which keeps its basis")
     elif stream and not roles.rotates:
         stream = False
         notes.append("R1 is left out: not everything that reads or writes the stream could be explained")

@@ -6,7 +6,7 @@ says; batches of one `Batches` may differ in length.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
@@ -36,11 +36,15 @@ class Batch:
 
     def __getitem__(self, rows: slice) -> Batch:
         """Some of the samples."""
-        return Batch(
-            {name: tensor[rows] for name, tensor in self.tensors.items()},
-            {name: mask[rows] for name, mask in self.real.items()},
-            None if self.labels is None else self.labels[rows],
-            self.texts[rows],
+        return replace(self.map(lambda tensor: tensor[rows]), texts=self.texts[rows])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same change of every tensor, of what is real, and of the labels."""
+        return replace(
+            self,
+            tensors={name: change(tensor) for name, tensor in self.tensors.items()},
+            real={name: change(mask) for name, mask in self.real.items()},
+            labels=None if self.labels is None else change(self.labels),
         )
 
     @property
@@ -56,12 +60,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same on `device`."""
-        return replace(
-            self,
-            tensors={name: tensor.to(device) for name, tensor in self.tensors.items()},
-            real={name: mask.to(device) for name, mask in self.real.items()},
-            labels=None if self.labels is None else self.labels.to(device),
-        )
+        return self.map(lambda tensor: tensor.to(device))
 
 
 def _entries(tensor: Tensor) -> int:

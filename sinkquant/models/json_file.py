@@ -23,12 +23,17 @@ def read_bytes(path: Path, remedy: str) -> bytes:
         raise SinkquantError(f"{path} cannot be read ({(error.strerror or 'refused').lower()}): {remedy}.") from error
 
 
-def parse_object(content: bytes, path: Path, remedy: str) -> dict[str, Any]:
-    """The JSON object in `content` of the file `path`; SinkquantError for anything else."""
+def parse_json(content: bytes, path: Path, remedy: str) -> Any:
+    """What JSON says in `content` of the file `path`."""
     try:
-        value = json.loads(content.decode("utf-8"))
+        return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # what nests too deeply, too
         raise SinkquantError(f"{path} is no valid JSON: {remedy}.") from error
+
+
+def parse_object(content: bytes, path: Path, remedy: str) -> dict[str, Any]:
+    """The JSON object in `content` of the file `path`; SinkquantError for anything else."""
+    value = parse_json(content, path, remedy)
     if not isinstance(value, dict):
         raise SinkquantError(f"{path} holds no JSON object: {remedy}.")
     return value

@@ -26,6 +26,7 @@ from transformers.utils import logging
 from sinkquant.errors import SinkquantError, UsageError, out_of_memory
 from sinkquant.models.complete import check_complete
 from sinkquant.models.ends import embedding_of, head_of
+from sinkquant.models.family import without_other_heads
 from sinkquant.models.side_files import brings_code
 from sinkquant.models.source import Source, local_folder, refuse_adapter, weight_files
 from sinkquant.models.task import refuse_other_tasks
@@ -69,6 +70,8 @@ def load_model(
     with quiet(), in_one_sentence(source.label, MODEL_REMEDY if source.gguf_file is None else GGUF_REMEDY):
         loaded: Any = getattr(transformers, auto).from_pretrained(**options)
         model, info = loaded
+        if auto != CAUSAL:
+            info = without_other_heads(model, auto, info)
         check_complete(source.label, info, "give a complete model")
     _own_head(model)
     with_linears(model)

@@ -17,6 +17,7 @@ SIDE_FILE = re.compile(
     rf"(tokenizer|vocab|merges|tekken|chat_template|spiece|sentencepiece|dict|bpe)[\w-]*{_TEXT}|"
     rf"[\w.-]*(tokenizer|vocab|unigram|bpe|ice_text){_TEXT}|[\w.-]+\.(tiktoken|spm)|"
     r"(video_|image_|feature_)?(pre)?(processor|extractor)_config\.json|"
+    r"modules\.json|(config_)?sentence_[a-z_]+\.json|\d+_[A-Za-z]\w*/(config\.json|model\.safetensors)|"
     rf"{TEMPLATES}/[\w.-]+\.jinja|"
     r"((UN)?LICEN[CS]E|NOTICE|COPYING|USE_POLICY)[\w-]*(\.(md|txt|pdf))?|README\.md",
     re.ASCII,
@@ -71,7 +72,7 @@ def _references(folder: Path) -> Iterator[str]:
 
 
 def _named(folder: Path) -> list[Path]:
-    files = [*folder.iterdir(), *(folder / TEMPLATES).glob("*")]
+    files = [*folder.iterdir(), *folder.glob("[0-9]*_*/*"), *(folder / TEMPLATES).glob("*")]
     return sorted(path for path in files if SIDE_FILE.fullmatch(path.relative_to(folder).as_posix()) and path.is_file())
 
 

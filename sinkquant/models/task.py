@@ -1,4 +1,4 @@
-"""What a model is for, by its configuration: only causal language models are quantized."""
+"""What a model is for, by its configuration."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def refuse_other_tasks(config: PreTrainedConfig, label: str) -> None:
         return
     kind = "encoder and decoder" if getattr(config, "is_encoder_decoder", False) else task or "another task"
     raise UsageError(
-        f"{label} is a {name or config.model_type} ({kind}) and no causal language model, the only kind that this "
-        "version quantizes: give one whose class ends in ForCausalLM."
+        f"{label} is a {name or config.model_type} ({kind}) and no causal language model: name what it is for with "
+        "--task, or give one whose class ends in ForCausalLM."
     )
 
 

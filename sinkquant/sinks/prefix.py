@@ -42,12 +42,16 @@ class PrefixTest:
         return Trial(ids=(), sinks_left=left, loss=text_loss(self.model, self.windows, self.usual)), seen
 
 
-def text_loss(model: nn.Module, windows: Tensor, prefix: tuple[int, ...]) -> float:
-    """Mean loss in nats of tokens 1… of every window, each behind `prefix` in context."""
+def text_loss(model: nn.Module, windows: Tensor, prefix: tuple[int, ...]) -> float | None:
+    """Mean loss in nats of tokens 1… of every window, each behind `prefix` in context; None for models that predict
+    no tokens."""
     losses = []
     with torch.no_grad():
         for ids in in_front(windows, prefix):
-            logits = model(input_ids=ids[None], use_cache=False).logits[0]
+            outputs = model(input_ids=ids[None], use_cache=False)
+            if "logits" not in outputs:
+                return None
+            logits = outputs.logits[0]
             losses.append(cross_entropy(logits[len(prefix) : -1].float(), ids[len(prefix) + 1 :]))
     return float(torch.stack(losses).mean())
 
@@ -96,7 +100,8 @@ def choose_prefix(
     if len(best.ids) > 1:  # BOS first or last is decided by loss
         trial, behind = test.run((*best.ids[1:], best.ids[0]))
         trials.append(trial)
-        if trial.sinks_left <= best.sinks_left and trial.loss < best.loss:
+        better = trial.loss is not None and best.loss is not None and trial.loss < best.loss
+        if trial.sinks_left <= best.sinks_left and better:
             best, seen = trial, behind
     tokens = tuple(texts[i] for i in best.ids)
     if not best.ids:
@@ -111,7 +116,7 @@ def choose_prefix(
 
 
 def _choice(
-    best: Trial, trials: list[Trial], tokens: tuple[str, ...], reason: str, loss_without: float
+    best: Trial, trials: list[Trial], tokens: tuple[str, ...], reason: str, loss_without: float | None
 ) -> PrefixChoice:
     return PrefixChoice(
         ids=best.ids, tokens=tokens, reason=reason, absorbed=best.sinks_left == 0, left=best.sinks_left,

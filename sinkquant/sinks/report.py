@@ -75,7 +75,7 @@ class Trial(_Frozen):
 
     ids: tuple[int, ...]
     sinks_left: int
-    loss: float
+    loss: float | None
 
 
 class PrefixChoice(_Frozen):

@@ -52,8 +52,7 @@ class CausalLM(Task):
 
     def probe(self, model: Any, samples: int = 1) -> Batch:
         """Seven different tokens."""
-        vocabulary = model.config.get_text_config().vocab_size
-        return Batch({IDS: (torch.arange(1, samples * TOKENS + 1) * 7919).reshape(samples, TOKENS) % vocabulary})
+        return token_probe(model, samples)
 
     def read(self, ask: Ask, processor: Any, model: Any, roles: Roles) -> Data:
         """Sequences of equal length, cut from text at even distances; the last ones are for the proof."""
@@ -125,6 +124,12 @@ class CausalLM(Task):
             positions = range(first - 1, last - 1)  # the token before a target predicts it
             chunks = token_logprobs(model, ids[None], positions, chunk=chunk, separate_head=separate)
             yield from zip(chunks, labels[first:last].split(chunk), strict=True)
+
+
+def token_probe(model: Any, samples: int = 1) -> Batch:
+    """Seven different tokens a sample."""
+    vocabulary = model.config.get_text_config().vocab_size
+    return Batch({IDS: (torch.arange(1, samples * TOKENS + 1) * 7919).reshape(samples, TOKENS) % vocabulary})
 
 
 def _begun(ids: Tensor, begin: int | None) -> Batch:

@@ -97,6 +97,10 @@ class ImageFeatures(_Images):
     metrics = ("cosine", "low_cosine", "neighbours")
     answers_are = "features"
 
+    def takes(self, config: Any) -> bool:
+        """Models that see images; the base class of a family says nothing else."""
+        return any(hasattr(config, name) for name in ("image_size", "vision_config"))
+
     def answer(self, model: Any, batch: Batch) -> Tensor:
         """(N, D)."""
         outputs = _outputs(model, batch)

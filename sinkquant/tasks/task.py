@@ -29,7 +29,8 @@ class Ask:
     """What data is wanted: the fields of a recipe's calibration section, and how much of it proves the result.
 
     `front`: the most tokens that will stand in front of a text. `proves`: whether held-out samples must be others than
-    those of the calibration, however few there are.
+    those of the calibration, however few there are. `each`: `samples` are counted as they are, where short ones would
+    else be taken until they make up as many tokens as sequences of `length` hold.
     """
 
     source: str | None
@@ -41,6 +42,7 @@ class Ask:
     bos: str = "auto"
     front: int = 0
     proves: bool = True
+    each: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +73,13 @@ class Task(ABC):
     at_once: ClassVar[int] = TOKENS_PER_CALL
     """Entries that are scored at once, at most; a sample at least."""
     prefixes: ClassVar[bool] = False
-    """Whether every sample begins with text, in front of which a prefix can stand."""
+    """Whether every sample begins with text, in front of which decoders can have a prefix."""
     keeps_answers: ClassVar[bool] = True
     """Whether what a model answers on the held-out samples is small enough to keep."""
+
+    def takes(self, config: Any) -> bool:
+        """Whether a model of this configuration is for this task, where its class alone does not say it."""
+        return True
 
     @abstractmethod
     def processor(self, source: Source) -> Any:

@@ -16,8 +16,10 @@ TASKS: Registry[Task] = Registry(
     "task",
     {
         "causal-lm": "sinkquant.tasks.causal_lm:CAUSAL_LM",
+        "masked-lm": "sinkquant.tasks.masked_lm:MASKED_LM",
         "image-classification": "sinkquant.tasks.images:IMAGE_CLASSIFICATION",
         "image-features": "sinkquant.tasks.images:IMAGE_FEATURES",
+        "embedding": "sinkquant.tasks.embedding:EMBEDDING",
     },
 )
 DEFAULT = "causal-lm"
@@ -34,6 +36,11 @@ def find_task(source: Source, wanted: str | None = None) -> Task:
     config = load_config(source)
     if wanted is not None:
         task = TASKS[wanted]
+        if not task.takes(config):
+            raise UsageError(
+                f"{source.label} is a {config.model_type}, which is no {task.words}: name another task, or none to let "
+                "the model's own class decide."
+            )
         if not getattr(config, "auto_map", None) and not _loads(task, config):
             raise UsageError(
                 f"{source.label} is a {config.model_type}, for which transformers has no {task.auto}: "
@@ -42,7 +49,7 @@ def find_task(source: Source, wanted: str | None = None) -> Task:
         return task
     stated = config.architectures if isinstance(config.architectures, list | tuple) else ()
     for name in TASKS:
-        if any(cls in _classes(TASKS[name]) for cls in stated):
+        if any(cls in _classes(TASKS[name]) for cls in stated) and TASKS[name].takes(config):
             return TASKS[name]
     load_config(source, CAUSAL)  # refuses what is for something else
     return TASKS[DEFAULT]

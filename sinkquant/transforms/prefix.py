@@ -18,6 +18,8 @@ def refuse_prefix(roles: Roles) -> str | None:
     """Why this model cannot have a prefix, or None."""
     if not roles.attends:
         return "the attention of this architecture is computed elsewhere than in transformers' attention interface"
+    if not all(stack.causal for stack in roles.stacks):
+        return "tokens see those behind them, so what stands in front of a text would depend on the text"
     if roles.rope == "none":
         return "the model has no rotary positions, so a prefix would shift the text's positions"
     if roles.rope == "dynamic":
