@@ -32,8 +32,8 @@ def spend_budget(session: Session, plan: Plan, store: ResumeStore, tell: Tell) -
         )
         if found is None:
             raise UsageError(
-                "weights.budget needs logits that are the head behind the final norm, which this model changes: "
-                "set weights.budget=null."
+                "weights.budget needs logits that are the head behind the final norm of one stack of blocks, which "
+                "those of this model are not: set weights.budget=null."
             )
         return found
 

@@ -37,6 +37,6 @@ def tune(session: Session, target: Target, spec: Tuning, tell: Tell) -> dict[str
     walk = Walk(session.model, session.roles, target.batches, tokens=1)
     run = Distillation(session.model, session.roles, walk, target.states)
     if not run.head.is_all(session.task.few(session.calibration)):
-        return "left out: logits are not the head behind the final norm"
+        return "left out: what the model answers is not its head behind one stack of blocks"
     with own_attention(session.model, session.roles.attends), torch.enable_grad():
         return vars(distill(run, target.held_out, spec, tell))

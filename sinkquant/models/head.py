@@ -11,6 +11,7 @@ from torch.nn.functional import log_softmax
 from sinkquant.inputs.batches import Batch
 from sinkquant.models.attention import own_attention
 from sinkquant.models.roles import Roles
+from sinkquant.models.stubs import call_model
 
 ROWS = 256  # tokens whose logits exist at a time
 
@@ -34,7 +35,12 @@ class Head:
         return (expected.exp() * (expected - got)).sum((-2, -1))
 
     def is_all(self, few: Batch) -> bool:
-        """Whether `logits` are the model's own on a few samples: some models cap or scale them afterwards."""
+        """Whether `logits` are the model's own on a few samples: some models cap or scale them afterwards.
+
+        False for a model of several stacks, whose answers depend on more than what the last block gives.
+        """
+        if len(self.roles.stacks) > 1:
+            return False
         seen: list[Tensor] = []
 
         def keep(_module: Any, _arguments: Any, output: Any) -> None:
@@ -43,8 +49,12 @@ class Head:
         hook = self.last.register_forward_hook(keep)
         try:
             with torch.no_grad(), own_attention(self.model, self.roles.attends):
-                logits = self.model(**few.to(self.model.device).tensors).logits
-                if seen[0].dim() != logits.dim() or seen[0].shape[-1] != getattr(self.head, "in_features", None):
+                logits = getattr(call_model(self.model, few), "logits", None)
+                if (
+                    logits is None
+                    or seen[0].dim() != logits.dim()
+                    or seen[0].shape[-1] != getattr(self.head, "in_features", None)
+                ):
                     return False  # several streams, which the model joins in front of its norm
                 own = self.logits(seen[0])
                 return torch.allclose(own, logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
