@@ -19,6 +19,7 @@ from sinkquant.formats.manifest import read_manifest
 from sinkquant.inputs.bos import bos_policy
 from sinkquant.models.load import load_model, load_tokenizer
 from sinkquant.models.source import resolve
+from sinkquant.tasks.causal_lm import CAUSAL_LM
 
 BATCH = 8
 
@@ -72,11 +73,16 @@ def evaluate_tasks(
         raise UsageError(f"{task_data} is no folder: give the one that holds your task files.")
     from sinkquant.integrations.lm_eval import PrefixLM, find_tasks, run_tasks
 
-    manager = find_tasks(tasks, folder)
+    manifest, manager = read_manifest(Path(path)), find_tasks(tasks, folder)
+    if manifest.task != CAUSAL_LM.name:
+        raise UsageError(
+            f"{path} is for {manifest.task}, and lm-evaluation-harness asks models that write text: "
+            "leave --tasks out, which measures what it is for."
+        )
     source = resolve(baseline, trust_remote_code)
     tokenizer = load_tokenizer(source)
     adds = bos_policy(bos, tokenizer)
-    carried = tokenizer.bos_token_id is not None and tokenizer.bos_token_id in read_manifest(Path(path)).prefix
+    carried = tokenizer.bos_token_id is not None and tokenizer.bos_token_id in manifest.prefix
     begin = tokenizer.bos_token_id if adds else None
 
     def measured(model: Any, front: int | None, carries: bool) -> dict[tuple[str, str], tuple[float, float | None]]:

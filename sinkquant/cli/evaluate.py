@@ -16,8 +16,17 @@ def evaluate(
     baseline: Annotated[
         str, typer.Option(metavar="MODEL", help="The model it was made from, as `sinkquant quantize` takes it.")
     ],
-    text: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Text to score (default: documentation of this Python).")
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            "--text",
+            metavar="SOURCE",
+            help="What to score: text, a folder of images or sounds (default for text: documentation of this Python).",
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Samples to use where they are no windows of text [default: 256].")
     ] = None,
     window: Annotated[int, typer.Option(min=2, help="Tokens that a model sees at once.")] = 2048,
     max_tokens: Annotated[int, typer.Option(min=2, help="Most tokens of the text to use.")] = 8192,
@@ -33,15 +42,15 @@ def evaluate(
     trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
 ) -> None:
-    """Perplexity of a checkpoint and its baseline, mean KL and top-1 agreement; or both on tasks."""
+    """A checkpoint against its baseline, by the metrics of what the model is for; or both on tasks."""
     from sinkquant.cli.output import print_json, show, stdout_kept_clean
     from sinkquant.cli.progress import StageBars
     from sinkquant.report.table import comparison_table, key_values
 
     if tasks is None and (limit is not None or task_data is not None):
         raise UsageError("--limit and --task-data belong to tasks: name some with --tasks, or use --max-tokens.")
-    if tasks is not None and text is not None:
-        raise UsageError("--tasks and --text exclude each other: run the command once for each.")
+    if tasks is not None and (data, samples) != (None, None):
+        raise UsageError("--tasks and --data (or --text) exclude each other: run the command once for each.")
     if html is not None:
         from sinkquant.report.page import check_place
 
@@ -52,8 +61,9 @@ def evaluate(
             from sinkquant.api.evaluate import evaluate as scored
 
             found = scored(
-                out, baseline=baseline, text=text, window=window, max_tokens=max_tokens, bos=bos.value,
-                trust_remote_code=trust_remote_code, progress=lambda done, total: bars.step("evaluate", done, total),
+                out, baseline=baseline, data=data, samples=samples, window=window, max_tokens=max_tokens,
+                bos=bos.value, trust_remote_code=trust_remote_code,
+                progress=lambda done, total: bars.step("evaluate", done, total),
             )  # fmt: skip
             sheet = comparison_table(found)
         else:

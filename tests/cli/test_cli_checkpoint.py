@@ -89,4 +89,4 @@ def test_options_of_tasks_need_tasks(cli: Cli) -> None:
     result = cli("evaluate", "out", "--baseline", "m", "--limit", "3")
     assert result.exit_code == 2 and "--limit and --task-data belong to tasks" in result.stderr
     both = cli("evaluate", "out", "--baseline", "m", "--tasks", "a", "--text", "f")
-    assert both.exit_code == 2 and "--tasks and --text exclude each other" in both.stderr
+    assert both.exit_code == 2 and "--tasks and --data (or --text) exclude each other" in both.stderr
