@@ -42,7 +42,7 @@ def routed(factor: float | None) -> Callable[[LinearScheme], LinearScheme]:
 def score(model: Any, windows: dict[str, Tensor]) -> tuple[dict[str, float], dict[str, float | None]]:
     """Perplexity and share of routed rows by text."""
     from sinkquant.evaluation.score import evaluate_one
-    from sinkquant.runtime.routing import RoutedRows
+    from sinkquant.runtime.routed_rows import RoutedRows
 
     perplexities, shares = {}, {}
     for name, ids in windows.items():

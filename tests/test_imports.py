@@ -14,9 +14,6 @@ ABOVE_ALL = {"__init__"}  # the public names, imported when they are asked for
 UPWARD = {
     ("integrations/optimum_register.py", "sinkquant.cli.main"): "optimum's command is ours",
 }
-DEFERRED = {
-    ("sinkquant.runtime.routing", "sinkquant.runtime.linear"): "rows are counted in the linears that route them",
-}
 
 
 def table() -> list[str]:
@@ -86,8 +83,6 @@ def test_a_folder_imports_only_those_below_it() -> None:
 def test_no_circles() -> None:
     graph = {name: set(imports(path, types=False)) - {name, PACKAGE.name} for name, path in files().items()}
     del graph[PACKAGE.name]
-    for name, needed in DEFERRED:
-        graph[name].remove(needed)
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

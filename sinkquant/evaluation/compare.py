@@ -26,7 +26,7 @@ from sinkquant.evaluation.score import (
 )
 from sinkquant.evaluation.versions import versions
 from sinkquant.inputs.batches import Batches
-from sinkquant.runtime.routing import RoutedRows
+from sinkquant.runtime.routed_rows import RoutedRows
 from sinkquant.tasks.causal_lm import CausalLM
 from sinkquant.tasks.task import Task
 

@@ -211,10 +211,6 @@ class Roles:
         """True if any block of the last stack has sandwich norms."""
         return self.stacks[-1].sandwiched
 
-    def stack_of(self, block: Block) -> Stack:
-        """The stack that holds `block`."""
-        return next(stack for stack in self.stacks if any(one.name == block.name for one in stack.blocks))
-
     def each_block(self, change: Callable[[Block], Block]) -> Roles:
         """The same with every block changed."""
         stacks = (replace(stack, blocks=tuple(map(change, stack.blocks))) for stack in self.stacks)

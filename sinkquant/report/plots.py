@@ -1,4 +1,4 @@
-"""Two pictures of sinks before and after; written as PNG or SVG, the same bytes for the same numbers."""
+"""A picture of sinks before and after; written as PNG or SVG, the same bytes for the same numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
 
 from sinkquant.errors import UsageError
@@ -49,53 +48,6 @@ def plot_sinks(
         handles = panels[0].get_lines()[:2]
         if after:
             figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=10.5)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", color=INK)
-
-
-def plot_token_magnitudes(
-    before: Sequence[float],
-    after: Sequence[float],
-    tokens: Sequence[str],
-    path: Path | str,
-    *,
-    title: str = "How large each token is at the down-projection input",
-    labels: tuple[str, str] = ("before", "after: prefix + rotation"),
-    named: int = 3,
-) -> None:
-    """Magnitude of each of T tokens before and after (both (T,)).
-
-    Of the tokens above ten times the median before, the `named` largest carry their text.
-
-    `tokens` are the T texts; the suffix of `path` (.png or .svg) chooses the format.
-    Errors: `UsageError` for other suffixes or lengths that differ.
-    """
-    heights, lower, texts = [float(x) for x in before], [float(x) for x in after], list(tokens)
-    if not len(heights) == len(lower) == len(texts):
-        raise UsageError(
-            f"there are {len(heights)} magnitudes before, {len(lower)} after and {len(texts)} tokens: give one a token."
-        )
-    with _figure(path, width=10, height=4.2) as figure:
-        axes = figure.subplots()
-        _style(axes)
-        size = max(3.0, min(7.0, 1200 / len(heights)))
-        axes.plot(heights, "o", color=BEFORE, markersize=size, label=labels[0], alpha=0.85, markeredgewidth=0)
-        axes.plot(lower, "s", color=AFTER, markersize=0.9 * size, label=labels[1], alpha=0.85, markeredgewidth=0)
-        standing_out = [i for i, height in enumerate(heights) if height > 10 * median(heights)]
-        for position in sorted(standing_out, key=lambda i: -heights[i])[:named]:
-            on_the_right = position > 0.7 * len(heights)
-            axes.annotate(
-                f"{texts[position]!a} at position {position}",  # !a: no font has every script
-                (position, heights[position]),
-                xytext=(-9 if on_the_right else 9, 0),
-                textcoords="offset points",
-                ha="right" if on_the_right else "left",
-                va="center",
-                fontsize=9.5,
-                color=INK,
-                parse_math=False,
-            )
-        axes.set(xlabel="position of the token", ylabel="largest magnitude in the token")
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10.5, markerscale=6 / size)
         figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", color=INK)
 
 

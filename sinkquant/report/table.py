@@ -65,16 +65,6 @@ def comparison_table(comparison: Comparison, extra: Iterable[Sequence[Any]] = ()
     )
 
 
-def sink_table(report: Mapping[str, Any]) -> Sheet:
-    """What detection found, without the figures of every layer (`records` shows those)."""
-    return key_values("Sinks", {key: value for key, value in report.items() if key != "layers"})
-
-
-def plan_table(plan: Mapping[str, Any]) -> Sheet:
-    """What a recipe will do to a model."""
-    return key_values("Plan", plan)
-
-
 def numeric_columns(sheet: Sheet) -> list[bool]:
     """For each column whether it holds numbers only (dashes and blanks aside), so that it reads best flush right."""
     number = re.compile(r"[+-]?[\d.,]+(e[+-]?\d+)?( ?(%|s|[KMG]?i?B))?|-?inf|nan")

@@ -35,11 +35,6 @@ class Factors:
     power: int
     blocks: int
 
-    @property
-    def is_identity(self) -> bool:
-        """The size is odd: nothing can be mixed."""
-        return self.core == 1 and self.power == 0
-
 
 def factor(n: int) -> Factors:
     """How size n is transformed: one block with the smallest core there is, else blocks of the largest power of two."""

@@ -47,15 +47,6 @@ class Rotation:
             )
 
 
-def per_head(x: Tensor, heads: int, rotation: Rotation) -> Tensor:
-    """x (…, heads · size) -> every head of `rotation.size` channels rotated by the same Q."""
-    if x.shape[-1] != heads * rotation.size:
-        raise SinkquantError(
-            f"{x.shape[-1]} channels are not {heads} heads of {rotation.size}: use the layer's own number of heads."
-        )
-    return rotation.apply(x.unflatten(-1, (heads, rotation.size))).flatten(-2)
-
-
 @constant
 def random_signs(size: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """±1 (size,) drawn by `seed` from torch's CPU generator, so that every device gets the same."""

@@ -17,6 +17,7 @@ from sinkquant.models.attention import own_attention
 from sinkquant.models.roles import Block, Roles, Stack
 from sinkquant.models.stream import Arguments
 from sinkquant.models.stubs import StopForward
+from sinkquant.walk.place import Memory, Place
 from sinkquant.walk.record import record_stack
 
 
@@ -71,12 +72,13 @@ class Walk:
         batches: Sequence[Batch] | Tensor,
         mask: Tensor | None = None,
         tokens: int = TOKENS_PER_CALL,
+        place: Place | None = None,
     ) -> None:
         """`batches`, which are cut to at most `tokens` entries; or token ids (N, T) int64 with their `mask` (N, T)
-        bool, True = real token (None: no padding)."""
-        self.model, self.roles = model, roles
+        bool, True = real token (None: no padding). `place`: where blocks are; None: all in memory."""
+        self.model, self.roles, self.place = model, roles, place if place is not None else Memory(model)
         items = [token_batch(batches, mask)] if isinstance(batches, Tensor) else batches
-        self.batches = [part for item in items for part in item.split(tokens)]
+        self.batches = [self.place.batch(part) for item in items for part in item.split(tokens)]
         self.inputs: list[Tensor] = []
         self._arguments: dict[str, list[Arguments]] = {}
         self._real: dict[str, list[Tensor]] = {}
@@ -120,8 +122,9 @@ class Walk:
         return self.inputs
 
     def _step(self, visit: Visitor, index: int, block: Block, stack: Stack) -> None:
-        module = self.model.get_submodule(block.name)
-        self.inputs = visit(BlockRun(index, block, module, self._arguments[block.name], self.inputs, stack, self._real))
+        with self.place.block(self.model.get_submodule(block.name)) as module:
+            run = BlockRun(index, block, module, self._arguments[block.name], self.inputs, stack, self._real)
+            self.inputs = visit(run)
         if block.name in stack.gives:
             self._finished[block.name] = self.inputs
 

@@ -1,31 +1,24 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sinkquant.errors import UsageError
-from sinkquant.report.plots import plot_sinks, plot_token_magnitudes
+from sinkquant.report.plots import plot_sinks
 
 BEFORE = {"residual stream": [2.0, 6.0, 321.4, 200.0], "down-projection input": [2.0, 67.0, 2147.0, 4.0]}
 AFTER = {"residual stream": [2.3, 2.9, 1.6, 1.5], "down-projection input": [1.9, 5.8, 2.2, 1.5]}
-TOKENS = ["$a^", " the", "\u4e2d", "\n"]
 
 
 def sinks(path: Path) -> None:
     plot_sinks(BEFORE, AFTER, path)
 
 
-def magnitudes(path: Path) -> None:
-    plot_token_magnitudes([1.0, 0.0, 1.2, 900.0], [1.0, 1.1, 0.9, 1.2], TOKENS, path)
-
-
-@pytest.mark.parametrize("draw", [sinks, magnitudes])
-def test_png_is_large_enough_and_the_same_every_time(draw: Callable[[Path], None], tmp_path: Path) -> None:
-    draw(tmp_path / "a.png")
-    draw(tmp_path / "b.png")
+def test_png_is_large_enough_and_the_same_every_time(tmp_path: Path) -> None:
+    sinks(tmp_path / "a.png")
+    sinks(tmp_path / "b.png")
     data = (tmp_path / "a.png").read_bytes()
     assert data == (tmp_path / "b.png").read_bytes()
     assert data.startswith(b"\x89PNG")
@@ -34,10 +27,9 @@ def test_png_is_large_enough_and_the_same_every_time(draw: Callable[[Path], None
     assert height >= 500
 
 
-@pytest.mark.parametrize("draw", [sinks, magnitudes])
-def test_svg_is_the_same_every_time_and_holds_no_date(draw: Callable[[Path], None], tmp_path: Path) -> None:
-    draw(tmp_path / "a.svg")
-    draw(tmp_path / "b.svg")
+def test_svg_is_the_same_every_time_and_holds_no_date(tmp_path: Path) -> None:
+    sinks(tmp_path / "a.svg")
+    sinks(tmp_path / "b.svg")
     text = (tmp_path / "a.svg").read_text(encoding="utf-8")
     assert text == (tmp_path / "b.svg").read_text(encoding="utf-8")
     assert "<svg" in text
@@ -51,18 +43,9 @@ def test_the_panels_say_the_largest_ratios(tmp_path: Path) -> None:
     assert "down-projection input: at most 2147\N{MULTIPLICATION SIGN} before" in text
 
 
-def test_only_tokens_that_stand_out_are_named(tmp_path: Path) -> None:
-    magnitudes(tmp_path / "a.svg")
-    text = (tmp_path / "a.svg").read_text(encoding="utf-8")
-    assert "'\\n' at position 3" in text
-    assert "at position 2" not in text
-
-
 def test_wrong_input_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.png or \.svg"):
         plot_sinks(BEFORE, AFTER, tmp_path / "a.gif")
     with pytest.raises(UsageError, match="differ"):
         plot_sinks(BEFORE, {"residual stream": [1.0]}, tmp_path / "a.png")
-    with pytest.raises(UsageError, match="2 magnitudes before, 1 after"):
-        plot_token_magnitudes([1.0, 2.0], [1.0], ["a"], tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []

@@ -14,10 +14,8 @@ from sinkquant.report.table import (
     comparison_table,
     key_values,
     numeric_columns,
-    plan_table,
     records,
     rows,
-    sink_table,
     to_markdown,
     to_rich,
 )
@@ -111,9 +109,3 @@ def test_comparison_table_shows_both_sides_and_extra_rows() -> None:
     assert any(row[2] == "96.78%" for row in sheet.rows)
     assert ("begin of text", "none", "constant") in sheet.rows
     assert sheet.rows[-1] == ("size", "270 MB", "140 MB")
-
-
-def test_sink_and_plan_tables() -> None:
-    report = {"verdict": ["positional", "content"], "prefix": {"ids": [1]}, "layers": [{"block": 0}]}
-    assert sink_table(report).rows == (("verdict", "positional, content"), ("prefix: ids", "1"))
-    assert plan_table({"weights": {"bits": 4}}).rows == (("weights: bits", "4"),)

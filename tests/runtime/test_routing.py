@@ -16,7 +16,8 @@ from sinkquant.runtime.kernels.choice import Choice
 from sinkquant.runtime.kernels.int8 import Int8Kernel
 from sinkquant.runtime.kernels.samples import random_layer
 from sinkquant.runtime.linear import QuantizedLinear
-from sinkquant.runtime.routing import RoutedRows, outlier_rows, routing_limit
+from sinkquant.runtime.routed_rows import RoutedRows
+from sinkquant.runtime.routing import outlier_rows, routing_limit
 
 
 def make(route: float | None, *, rotate: bool = False) -> QuantizedLinear:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sinkquant.errors import SinkquantError
 from sinkquant.transforms.hadamard import fast_hadamard
-from sinkquant.transforms.rotation import Rotation, per_head
+from sinkquant.transforms.rotation import Rotation
 
 SIZES = [1, 7, 12, 64, 576, 856]
 
@@ -72,21 +72,12 @@ def test_a_linear_absorbs_the_rotation_of_its_input() -> None:
     torch.testing.assert_close(rotation.apply(x) @ rotation.apply(weight).T, x @ weight.T, rtol=1e-4, atol=1e-4)
 
 
-def test_per_head_is_block_diagonal() -> None:
-    rotation = Rotation(16, 2)
-    x = torch.randn(2, 5, 3 * 16, dtype=torch.float64)
-    expected = x @ torch.block_diag(*[rotation.matrix()] * 3)
-    torch.testing.assert_close(per_head(x, 3, rotation), expected, rtol=0, atol=1e-12)
-
-
 def test_wrong_sizes_are_refused() -> None:
     rotation = Rotation(16, 2)
     with pytest.raises(SinkquantError, match="size 16 cannot act on 12 channels"):
         rotation.apply(torch.randn(2, 12))
     with pytest.raises(SinkquantError, match="size 16 cannot act on 32 channels"):
         rotation.apply_transpose(torch.randn(2, 32))
-    with pytest.raises(SinkquantError, match="not 2 heads of 16"):
-        per_head(torch.randn(2, 48), 2, rotation)
 
 
 def test_compiled_equals_eager_for_several_rotations() -> None:
