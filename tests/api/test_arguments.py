@@ -36,7 +36,7 @@ WRONG: list[tuple[str, str, tuple[Any, ...]]] = [
     ("quantize", "overwrite", (1, "yes", None)),
     ("quantize", "progress", (3, "x")),
     ("quantize", "planned", (3, "x")),
-    ("detect", "calibration", (None, 3, b"x")),
+    ("detect", "calibration", (3, b"x")),
     ("detect", "bos", (True, None, 3)),
     ("detect", "max_prefix", ("4", 2.5, None, True)),
     ("load", "dtype", (None, 3, ["float32"])),

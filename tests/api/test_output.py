@@ -6,10 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 import sinkquant
-from sinkquant.api import quantize as quantizing
 from sinkquant.errors import UsageError
+from sinkquant.flow import begin as loading
+from sinkquant.flow.facts import identity
+from sinkquant.flow.plan import make_plan, weight_shapes
+from sinkquant.models.source import resolve
+from sinkquant.models.trace import trace_roles
+from sinkquant.recipes import load_recipe
+from tests.sessions import text_session
 
 
 @pytest.mark.parametrize("recipe", ["w8a8", None])
@@ -20,7 +27,7 @@ def test_what_is_no_checkpoint_survives_overwrite(
     def work(*_: object, **__: object) -> None:
         pytest.fail("the work began")
 
-    monkeypatch.setattr(quantizing, "load_model", work)
+    monkeypatch.setattr(loading, "load_model", work)
     precious = tmp_path / "precious"
     precious.mkdir()
     if what == "text":
@@ -33,11 +40,16 @@ def test_what_is_no_checkpoint_survives_overwrite(
     assert (precious / "thesis.txt").exists() == (what == "text")
 
 
-def test_other_threads_are_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = {"recipe": {}, "model_fingerprint": "f", "prefix": []}
+def test_other_threads_are_another_run(
+    model_folder: Path, tiny_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = trace_roles(tiny_llama)
+    session = text_session(tiny_llama, torch.zeros(1, 4, dtype=torch.int64), roles)
+    session.source = resolve(model_folder)
+    plan = make_plan(load_recipe("w8a8"), (), roles, weight_shapes(tiny_llama, roles), None)
 
-    def identity(threads: int) -> dict[str, object]:
+    def of(threads: int) -> dict[str, object]:
         monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-        return quantizing._identity(facts, torch.zeros(1, 4, dtype=torch.int64), 64.0, torch.nn.Linear(1, 1))
+        return identity(session, plan)
 
-    assert identity(1) == identity(1) != identity(2)
+    assert of(1) == of(1) != of(2)

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from sinkquant.cli.describe_sinks import report_sheets
 from sinkquant.report.table import to_markdown
-from sinkquant.sinks.report import Channel, LayerStats, Origin, PrefixChoice, ResidualSink, Sink, SinkReport, Verdict
+from sinkquant.sinks.report import (
+    ANY_TOKEN,
+    Channel,
+    LayerStats,
+    Origin,
+    PrefixChoice,
+    ResidualSink,
+    Sink,
+    SinkReport,
+    Verdict,
+    Waste,
+)  # fmt: skip
 
 SINK = Sink(
-    token="any", token_id=None, position=0, emergence=11, drop=28, residual_ratio=900.0, down_ratio=2200.0,
+    token=ANY_TOKEN, token_id=None, position=0, emergence=11, drop=28, residual_ratio=900.0, down_ratio=2200.0,
     received_attention=0.5, heads_above=7, heads=9, frequency=1.0,
     origin=Origin(layer=11, row=507, column=3, value=2.0),
 )  # fmt: skip
@@ -27,6 +38,7 @@ def report(**changes: object) -> SinkReport:
         "channels": (Channel(index=507, blocks=(11, 12, 13, 28), ratio=900.0, every_token=False),), "prefix": PREFIX,
         "residual": (ResidualSink(token=" the", token_id=260, blocks=(2,), ratio=80.0, count=5),), "layers": (LAYER,),
         "threshold": 64.0, "sweep": {64.0: 1}, "bos": "added", "tokens": 2048, "seconds": 1.0, "calibration": "text",
+        "waste": (Waste(module="layers.0.mlp.down", underflow=0.25, dispersion=2200.0, bits=11.1),),
     }  # fmt: skip
     return SinkReport.model_validate(facts | changes)
 
@@ -39,7 +51,8 @@ def test_everything_that_was_found_is_shown() -> None:
     text = markdown(report())
     for part in (
         "positional", "content", "any at 0", "| 11 | 28 |", "2200", "7/9", "11[507,3]",
-        "| 507 | 11-13, 28 |", "it absorbs the sink", "'<s>' (1)", "3.2000, 3.1000", "' the'", "| 0 | 1.5 | 7 |",
+        "| 507 | 11-13, 28 |", "it absorbs the sink", "'<s>' (1)", "3.2000, 3.1000", "' the'",
+            "| layers.0.mlp.down | 11.1 | 2200 | 25.0% |", "| 0 | 1.5 | 7 |",
     ):  # fmt: skip
         assert part.replace("<", "\\<") in text, part
 

@@ -74,7 +74,7 @@ def test_compiled_without_a_break(checkpoint: Path) -> None:
 
 
 KNOWN = ["softcap", "s_aux", "sliding_window", "position_ids", "output_attentions", "is_causal"]
-UNKNOWN = ["indices", "position_bias", "sinks", "block_indices", "cache", "cu_seq_lens_q", "of_tomorrow"]
+UNKNOWN = ["indices", "sinks", "block_indices", "cache", "cu_seq_lens_q", "of_tomorrow"]
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
