@@ -59,7 +59,7 @@ def test_everything_that_was_found_is_shown() -> None:
 
 def test_a_model_without_sinks_shows_no_empty_tables() -> None:
     none = PREFIX.model_copy(update={"ids": (), "tokens": ()})
-    found = report(verdict="none", sinks=(), channels=(), residual=(), prefix=none)
+    found = report(verdict="none", sinks=(), channels=(), residual=(), waste=(), prefix=none)
     titles = [sheet.title.split()[0] for sheet in report_sheets(found)]
     assert titles == ["Verdict", "Prefix", "Blocks"]
     assert "| tokens | none |" in markdown(found)
