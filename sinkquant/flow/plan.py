@@ -66,6 +66,8 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
     kept = sum(block.attention is not None for block in roles.blocks)
     if cache.bits < 16 and not kept:
         notes.append(f"keys and values stay in full precision: {no_attention(roles)}")
+    elif not roles.attends:
+        notes.append(f"weights and inputs alone are rounded, without prefix and cache: {no_attention(roles)}")
     elif cache.bits < 16 and kept < len(roles.blocks):
         notes.append(f"keys and values are rounded in {kept} of {len(roles.blocks)} blocks")
     kv = KVScheme(cache.bits, cache.recent, rotations.keys and not cache.balance, balance=cache.balance)
