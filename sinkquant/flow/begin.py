@@ -16,7 +16,7 @@ from sinkquant.models.fit import check_ids
 from sinkquant.models.load import load_model
 from sinkquant.models.source import resolve
 from sinkquant.models.trace import trace_roles
-from sinkquant.recipes.schema import Recipe
+from sinkquant.recipes.schema import CalibrationSpec, Recipe
 from sinkquant.tasks.task import Ask
 from sinkquant.tasks.tasks import find_task
 
@@ -46,9 +46,10 @@ def begin(model: str | Path, recipe: Recipe, options: Options, *, settled: bool)
 
 
 def ask(recipe: Recipe, source: str | None) -> Ask:
-    """The data that a recipe asks for; `source` stands in for that of the recipe."""
+    """The data that a recipe asks for; `source` stands in for that of the recipe, whose default means none is named."""
     spec, detects = recipe.calibration, recipe.sinks.prefix == "auto" or recipe.sinks.exclude
+    named = None if spec.source == CalibrationSpec().source else spec.source
     return Ask(
-        source or spec.source, spec.sequences, HELD_OUT, spec.length, spec.seed, spec.column, spec.bos,
+        source or named, spec.sequences, HELD_OUT, spec.length, spec.seed, spec.column, spec.bos,
         recipe.sinks.max_prefix if detects else 0,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from torch import Tensor
 from sinkquant.inputs.padding import padded
 
 IGNORED = -100  # the label that losses pass over
+LONGEST = 256  # tokens that a model writes, where it has positions for more
 
 
 def teacher_forced(rows: Sequence[Sequence[int]], given: int, pad: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,9 +50,18 @@ def placed(value: Tensor, model: Any) -> Tensor:
     return value.to(model.device, model.dtype if value.is_floating_point() else None)
 
 
-def written(model: Any, tensors: dict[str, Tensor], **options: Any) -> Tensor:
-    """The ids (N, T) that the model writes for encoder inputs when it always takes the likeliest token."""
+def written(model: Any, tensors: dict[str, Tensor], first: Sequence[int] = ()) -> list[list[int]]:
+    """The ids that the model writes for encoder inputs when it always takes the likeliest token, a row each.
+
+    `first`: what the decoder is given; it is no part of the rows, and nor is the start token.
+    """
     inputs = {name: placed(value, model) for name, value in tensors.items()}
+    most = min(longest_target(model) or LONGEST, LONGEST) - max(1, len(first))
+    options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "max_new_tokens": most}
+    if len(first) > 1:
+        rows = len(next(iter(tensors.values())))
+        options["decoder_input_ids"] = torch.tensor([list(first)] * rows, device=model.device)
     with torch.no_grad():
-        ids: Tensor = model.generate(**inputs, do_sample=False, num_beams=1, **options)
-    return ids.cpu()
+        ids = model.generate(**inputs, **options)
+    front = list(first) if len(first) > 1 else [start_token(model)]
+    return [row[len(front) :] if row[: len(front)] == front else row for row in ids.tolist()]

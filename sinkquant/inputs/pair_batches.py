@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 UNKNOWN = 0.2  # share of a target's tokens, beyond which the tokenizer is not the one that writes targets
-LONGEST = 256  # tokens of an answer
 
 
 def pair_batches(pairs: Pairs, tokenizer: Any, model: PreTrainedModel, size: int) -> Batches:
@@ -55,21 +54,19 @@ def _ids(target: Target, tokenizer: Any, model: Any) -> list[int]:
                 "of token ids, or sources alone, which the model answers."
             )
         return ids
-    return _ended(list(target), model)
+    ids = list(target)
+    return _ended(ids[1:] if ids[:1] == [start_token(model)] else ids, model)
 
 
 def _ended(ids: list[int], model: Any) -> list[int]:
-    """`ids` without a start token in front, and up to the first end token, which is put there if there is none."""
+    """`ids` up to the first end token, which is put there if there is none."""
     ends = end_tokens(model)
-    if ids[:1] == [start_token(model)]:
-        ids = ids[1:]
     stop = next((place for place, one in enumerate(ids) if one in ends and place > 0), None)
     return [*ids, *ends[:1]] if stop is None else ids[: stop + 1]
 
 
 def _answers(model: Any, tensors: dict[str, Tensor]) -> list[list[int]]:
-    most = min(longest_target(model) or LONGEST, LONGEST) - 1
-    return [_ended(row, model) for row in written(model, tensors, max_new_tokens=most).tolist()]
+    return [_ended(row, model) for row in written(model, tensors)]
 
 
 def _shifted(model: Any, tokenizer: Any, labels: Tensor, real: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def speech_batches(
         made = extractor(samples, sampling_rate=clips.rate, return_tensors="pt", **options)
         tensors = {name: value for name, value in made.items() if isinstance(value, Tensor)}
         first = first or _first_tokens(model, tensors, language)
-        texts = clips.texts[start : start + size] or _transcribed(model, tokenizer, tensors, language)
+        texts = clips.texts[start : start + size] or _transcribed(model, tokenizer, tensors, first)
         rows = [[*first, *_said(tokenizer, text, model)][:most] for text in texts]
         ids, real, labels = teacher_forced(rows, len(first), pad_id(tokenizer))
         items.append(Batch({**tensors, "decoder_input_ids": ids}, {"decoder_input_ids": real}, labels, tuple(texts)))
@@ -95,6 +95,6 @@ def _said(tokenizer: Any, text: str, model: Any) -> list[int]:
     return [*min(forms, key=len), *end_tokens(model)[:1]]
 
 
-def _transcribed(model: Any, tokenizer: Any, tensors: dict[str, Tensor], language: str | None) -> tuple[str, ...]:
-    ids = written(model, tensors, **({} if language is None else {"language": language}))
+def _transcribed(model: Any, tokenizer: Any, tensors: dict[str, Tensor], first: list[int]) -> tuple[str, ...]:
+    ids = written(model, tensors, first)
     return tuple(text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 PROBED, PROBES = 256, 4  # features that a manifest holds; samples that they are of
 IGNORED = -100
 """The label of a place that is not scored, as in transformers."""
+
+
+class Written(NamedTuple):
+    """What a model writes, or should: its ids without start and end, and the words that they are."""
+
+    ids: tuple[int, ...]
+    words: str
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,8 @@ class Task(ABC):
     """Whether every sample begins with text, in front of which decoders can have a prefix."""
     keeps_answers: ClassVar[bool] = True
     """Whether what a model answers on the held-out samples is small enough to keep."""
+    writes: ClassVar[bool] = False
+    """Whether a model can be asked for a whole text, which `written` and `right` then give."""
 
     def takes(self, config: Any) -> bool:
         """Whether a model of this configuration is for this task, where its class alone does not say it."""
@@ -156,3 +165,11 @@ class Task(ABC):
     def place(self, model: Any, stack: Stack, index: int, rows: int) -> str:
         """One of the `rows` of a stack in words."""
         return f"position {index}"
+
+    def written(self, model: Any, processor: Any, batch: Batch) -> list[Written]:
+        """What the model writes for each sample, always the likeliest token."""
+        raise NotImplementedError
+
+    def right(self, model: Any, processor: Any, batch: Batch) -> list[Written]:
+        """What it should write, by the labels."""
+        raise NotImplementedError

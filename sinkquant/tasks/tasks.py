@@ -19,6 +19,8 @@ TASKS: Registry[Task] = Registry(
         "masked-lm": "sinkquant.tasks.masked_lm:MASKED_LM",
         "image-classification": "sinkquant.tasks.images:IMAGE_CLASSIFICATION",
         "image-features": "sinkquant.tasks.images:IMAGE_FEATURES",
+        "seq2seq-lm": "sinkquant.tasks.seq2seq_lm:SEQ2SEQ_LM",
+        "speech": "sinkquant.tasks.speech:SPEECH",
         "embedding": "sinkquant.tasks.embedding:EMBEDDING",
     },
 )

@@ -1,0 +1,74 @@
+"""Encoder-decoders that hear: speech becomes text."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sinkquant.inputs.batches import Batch
+from sinkquant.tasks.task import Ask, Data
+from sinkquant.tasks.teacher_forced import TeacherForced
+
+if TYPE_CHECKING:
+    from sinkquant.models.roles import Roles, Stack
+    from sinkquant.models.source import Source
+
+AT_ONCE = 4  # clips that are padded to one length
+FRAMES = 211  # of the probe, where a model takes any number; a prime
+
+
+class Speech(TeacherForced):
+    """Clips and what is said in them."""
+
+    name = "speech"
+    words = "speech recogniser"
+    auto = "AutoModelForSpeechSeq2Seq"
+
+    def processor(self, source: Source) -> Any:
+        """Feature extractor and tokenizer."""
+        from sinkquant.models.load import load_processor
+
+        return load_processor(source, "AutoProcessor")
+
+    def sources(self, model: Any) -> Batch:
+        """Noise: as many frames as the model's encoder has positions for."""
+        convolutions = [m for m in model.get_encoder().modules() if isinstance(m, torch.nn.Conv1d)]
+        places = getattr(model.config, "max_source_positions", None)
+        frames = FRAMES if places is None else places * math.prod(m.stride[0] for m in convolutions)
+        channels = convolutions[0].in_channels if convolutions else 1
+        noise = torch.randn(1, channels, frames, generator=torch.Generator().manual_seed(0))
+        return Batch({model.main_input_name: noise if convolutions else noise[:, 0]})
+
+    def read(self, ask: Ask, processor: Any, model: Any, roles: Roles) -> Data:
+        """Clips with transcripts, or clips that the model transcribes."""
+        from sinkquant.inputs.audio import read_clips
+        from sinkquant.inputs.speech import heard, speech_batches
+        from sinkquant.tasks.parts import divided
+
+        rate, longest = heard(processor)
+        count = ask.samples + ask.held_out
+        clips = read_clips(ask.source, rate=rate, count=count, seed=ask.seed, column=ask.column, longest=longest)
+        return divided(speech_batches(clips, processor, model, AT_ONCE), ask.held_out, ask, "clip")
+
+    def says(self, processor: Any, ids: Sequence[int]) -> str:
+        """Decoded, and made plain."""
+        return plain(processor, str(processor.decode(list(ids), skip_special_tokens=True)))
+
+    def place(self, model: Any, stack: Stack, index: int, rows: int) -> str:
+        """A frame of the encoder, or a position of the decoder."""
+        return f"{'frame' if self.hears(model, stack) else 'token'} {index}"
+
+
+def plain(processor: Any, text: str) -> str:
+    """Without case, punctuation and, as far as the processor knows them, other spellings."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if getattr(tokenizer, "english_spelling_normalizer", None):
+        return str(tokenizer.normalize(text)).strip()
+    return " ".join(re.sub(r"[^\w\s']|_", " ", text.casefold()).split())
+
+
+SPEECH = Speech()
