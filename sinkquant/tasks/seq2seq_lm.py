@@ -46,7 +46,7 @@ class Seq2SeqLM(TeacherForced):
         from sinkquant.inputs.pairs import read_pairs
         from sinkquant.tasks.parts import divided
 
-        pairs = max(1, ask.length // PAIR)
+        pairs = 1 if ask.each else max(1, ask.length // PAIR)
         count = pairs * (ask.samples + ask.held_out)
         read = read_pairs(ask.source or DEFAULT, processor, count=count, seed=ask.seed, column=ask.column)
         return divided(pair_batches(read, processor, model, AT_ONCE), pairs * ask.held_out, ask, "pair")

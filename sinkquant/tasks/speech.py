@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sinkquant.inputs.batches import Batch
+from sinkquant.inputs.sources import INPUTS, SELF
 from sinkquant.tasks.task import Ask, Data
 from sinkquant.tasks.teacher_forced import TeacherForced
 
@@ -50,8 +51,9 @@ class Speech(TeacherForced):
         from sinkquant.tasks.parts import divided
 
         rate, longest = heard(processor)
+        source = None if ask.source is None or ask.source == SELF or ask.source in INPUTS else ask.source
         count = ask.samples + ask.held_out
-        clips = read_clips(ask.source, rate=rate, count=count, seed=ask.seed, column=ask.column, longest=longest)
+        clips = read_clips(source, rate=rate, count=count, seed=ask.seed, column=ask.column, longest=longest)
         return divided(speech_batches(clips, processor, model, AT_ONCE), ask.held_out, ask, "clip")
 
     def says(self, processor: Any, ids: Sequence[int]) -> str:
