@@ -35,9 +35,9 @@ class Seq2SeqLM(TeacherForced):
 
         return load_tokenizer(source)
 
-    def sources(self, model: Any) -> Batch:
+    def sources(self, model: Any, samples: int) -> Batch:
         """Eleven different tokens."""
-        ids = different(model, TOKENS)
+        ids = different(model, samples, TOKENS)
         return Batch({"input_ids": ids}, {"input_ids": torch.ones_like(ids).bool()})
 
     def read(self, ask: Ask, processor: Any, model: Any, roles: Roles) -> Data:

@@ -35,13 +35,13 @@ class Speech(TeacherForced):
 
         return load_processor(source, "AutoProcessor")
 
-    def sources(self, model: Any) -> Batch:
+    def sources(self, model: Any, samples: int) -> Batch:
         """Noise: as many frames as the model's encoder has positions for."""
         convolutions = [m for m in model.get_encoder().modules() if isinstance(m, torch.nn.Conv1d)]
         places = getattr(model.config, "max_source_positions", None)
         frames = FRAMES if places is None else places * math.prod(m.stride[0] for m in convolutions)
         channels = convolutions[0].in_channels if convolutions else 1
-        noise = torch.randn(1, channels, frames, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(samples, channels, frames, generator=torch.Generator().manual_seed(0))
         return Batch({model.main_input_name: noise if convolutions else noise[:, 0]})
 
     def read(self, ask: Ask, processor: Any, model: Any, roles: Roles) -> Data:

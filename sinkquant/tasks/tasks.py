@@ -16,11 +16,11 @@ TASKS: Registry[Task] = Registry(
     "task",
     {
         "causal-lm": "sinkquant.tasks.causal_lm:CAUSAL_LM",
+        "seq2seq-lm": "sinkquant.tasks.seq2seq_lm:SEQ2SEQ_LM",
+        "speech": "sinkquant.tasks.speech:SPEECH",
         "masked-lm": "sinkquant.tasks.masked_lm:MASKED_LM",
         "image-classification": "sinkquant.tasks.images:IMAGE_CLASSIFICATION",
         "image-features": "sinkquant.tasks.images:IMAGE_FEATURES",
-        "seq2seq-lm": "sinkquant.tasks.seq2seq_lm:SEQ2SEQ_LM",
-        "speech": "sinkquant.tasks.speech:SPEECH",
         "embedding": "sinkquant.tasks.embedding:EMBEDDING",
     },
 )

@@ -30,16 +30,16 @@ class TeacherForced(Task):
     writes = True
 
     @abstractmethod
-    def sources(self, model: Any) -> Batch:
-        """One sample for the encoder alone that needs no data, the same every time."""
+    def sources(self, model: Any, samples: int) -> Batch:
+        """Samples for the encoder alone that need no data, the same every time."""
 
     @abstractmethod
     def says(self, processor: Any, ids: Sequence[int]) -> str:
         """What ids say, so that the same words are the same text."""
 
-    def probe(self, model: Any) -> Batch:
-        """A sample for the encoder, and seven different tokens for the decoder."""
-        sources, ids = self.sources(model), different(model, TOKENS)
+    def probe(self, model: Any, samples: int = 1) -> Batch:
+        """Something for the encoder, and seven different tokens for the decoder."""
+        sources, ids = self.sources(model, samples), different(model, samples, TOKENS)
         return Batch({**sources.tensors, DECODED: ids}, {**sources.real, DECODED: torch.ones_like(ids).bool()})
 
     def few(self, batches: Batches) -> Batch:
@@ -102,10 +102,10 @@ class TeacherForced(Task):
         return Written(tuple(ids), self.says(processor, ids))
 
 
-def different(model: Any, count: int) -> Tensor:
-    """(1, count) different token ids of the decoder's vocabulary."""
+def different(model: Any, samples: int, count: int) -> Tensor:
+    """(samples, count) token ids of the decoder's vocabulary, different as far as there are so many."""
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
-    return ((torch.arange(1, count + 1) * 7919) % vocabulary)[None]
+    return ((torch.arange(1, samples * count + 1) * 7919) % vocabulary).reshape(samples, count)
 
 
 def _twice(batch: Batch) -> Batch:
