@@ -37,12 +37,14 @@ def measure(subject: Subject, setting: Setting) -> Row:
             subject.model, recipe=setting.recipe, output=out, calibration=subject.calibration, task=subject.task,
             overrides=(*subject.overrides, *setting.overrides, "proof.worst=null"),  # whatever comes out is measured
         )  # fmt: skip
-        found = sinkquant.evaluate(out, baseline=subject.model, data=subject.data, samples=subject.samples)
+        found = sinkquant.evaluate(
+            out, baseline=subject.model, data=subject.data, samples=subject.samples, write=subject.write
+        )
         more = subject.more(out, subject.model) if subject.more is not None else {}
         return {
             "figures": _figures(found) | {name: list(pair) for name, pair in more.items()},
             "places": found.tokens, "bytes": weight_bytes(out), "baseline_bytes": weight_bytes(subject.model),
-            "seconds": done.seconds, "peak_bytes": done.peak_bytes, "notes": list(done.plan.notes),
+            "seconds": done.seconds, "peak_bytes": done.peak_bytes, "notes": [note.replace(f"{Path(subject.calibration).parent}/", "") for note in done.plan.notes],
             "prefix": list(done.plan.prefix), "threads": torch.get_num_threads(), "about": subject.about,
             "goals": {name: list(goal) for name, goal in subject.goals.items()} if setting.goal else {},
         }  # fmt: skip

@@ -32,7 +32,7 @@ class Subject:
 
     `about`: a sentence on the model and its data. `goals`: by metric, what is meant to be reached and what is hoped
     for. `more`: further figures (of the baseline or None, of the result) by name, from the folder of the result and the
-    baseline.
+    baseline. `write`: what both models write is compared as well.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Subject:
     settings: tuple[Setting, ...] = (PLAIN, DYNAMIC, NPU)
     overrides: tuple[str, ...] = ()
     goals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    write: bool = False
     more: Callable[[Path, Path], Mapping[str, tuple[float | None, float]]] | None = None
 
     def missing(self) -> list[Path]:

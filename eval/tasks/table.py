@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from eval.runs import RESULTS, Row
 
 FILE = RESULTS / "tasks.json"
-SHARES = ("accuracy", "agreement", "neighbours", "exact", "word_errors")
+SHARES = ("accuracy", "agreement", "neighbours", "same_output", "exact_match", "word_errors")
 WORDS = {
     "kl": "KL, nats", "agreement": "same first choice", "accuracy": "top-1", "cosine": "cosine, mean",
-    "low_cosine": "cosine, 1st percentile", "neighbours": "same nearest neighbour", "exact": "same output",
+    "low_cosine": "cosine, 1st percentile", "neighbours": "same nearest neighbour", "same_output": "same output",
+    "exact_match": "right",
     "word_errors": "word error rate",
 }  # fmt: skip
 

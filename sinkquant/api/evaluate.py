@@ -14,6 +14,7 @@ from sinkquant.arguments import checked
 from sinkquant.errors import UsageError
 from sinkquant.evaluation.compare import Comparison, compare, compare_on
 from sinkquant.evaluation.windows import text_windows
+from sinkquant.evaluation.written import compare_written
 from sinkquant.formats.facts import Manifest
 from sinkquant.formats.manifest import read_manifest
 from sinkquant.inputs.bos import bos_policy
@@ -42,6 +43,7 @@ class _Asked:
     window: int
     max_tokens: int | None
     bos: str
+    write: bool
     progress: Callable[[int, int], None] | None
 
 
@@ -56,6 +58,7 @@ def evaluate(
     window: int = 2048,
     max_tokens: int | None = 8192,
     bos: str = "auto",
+    write: bool = False,
     trust_remote_code: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
@@ -65,14 +68,15 @@ def evaluate(
     that calibration does not use; tasks on anything else than text have none). `samples` of it are used (256), of
     causal language models `max_tokens` text tokens in windows of `window`; other texts have at most `window` tokens.
     The baseline sees BOS in context where the policy adds one; the result carries it as its prefix or sees it in
-    context as well.
+    context as well. `write`: both models also write an answer to every sample, which is slow, and what they write is
+    compared (`evaluation.written`).
     """
     if data is not None and text is not None:
         raise UsageError("data and text are the same thing: give one of them.")
     chosen = data if data is not None else text
     asked = _Asked(
         path, resolve(baseline, trust_remote_code), None if chosen is None else str(chosen), samples, window,
-        max_tokens, bos, progress,
+        max_tokens, bos, write, progress,
     )  # fmt: skip
     manifest = read_manifest(Path(path))
     task = TASKS[manifest.task]
@@ -90,16 +94,22 @@ def _on_samples(asked: _Asked, task: Task, manifest: Manifest) -> Comparison:
     data = task.read(ask, processor, reference, trace_roles(reference, task.probe(reference)))
     begin, carried = data.begin, data.begin is not None and data.begin in manifest.prefix
     result = load(asked.path, dtype=torch.float32, trust_remote_code=asked.source.trusted)
-    return compare_on(
+    found = compare_on(
         task, reference, result, task.begun(data.calibration, begin),
         task.begun(data.calibration, None if carried else begin), text=data.calibration.source,
         bos_baseline=_stands(begin is not None), bos_result="prefix" if carried else _stands(begin is not None),
         progress=asked.progress,
     )  # fmt: skip
+    if not asked.write:
+        return found
+    figures = compare_written(task, processor, reference, result, data.calibration)
+    return found.model_copy(update={"figures": {**found.figures, **figures}})
 
 
 def _on_text(asked: _Asked, manifest: Manifest) -> Comparison:
     """Consecutive windows of text."""
+    if asked.write:
+        raise UsageError("what a causal language model writes has no right answer here: leave out --write.")
     if asked.samples is not None:
         raise UsageError(
             "samples are for other tasks; of a causal language model max_tokens are scored (--max-tokens)."

@@ -37,6 +37,9 @@ def evaluate(
     task_data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A folder with task files (YAML) of your own, and their data.")
     ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Compare also what both models write for every sample; slow.")
+    ] = False,
     html: Html = None,
     bos: BosOption = Bos.auto,
     trust_remote_code: TrustRemoteCode = False,
@@ -62,7 +65,7 @@ def evaluate(
 
             found = scored(
                 out, baseline=baseline, data=data, samples=samples, window=window, max_tokens=max_tokens,
-                bos=bos.value, trust_remote_code=trust_remote_code,
+                bos=bos.value, write=write, trust_remote_code=trust_remote_code,
                 progress=lambda done, total: bars.step("evaluate", done, total),
             )  # fmt: skip
             sheet = comparison_table(found)
