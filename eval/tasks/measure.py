@@ -45,7 +45,8 @@ def measure(subject: Subject, setting: Setting) -> Row:
         return {
             "figures": _figures(found) | {name: list(pair) for name, pair in more.items()},
             "places": found.tokens, "bytes": weight_bytes(out), "baseline_bytes": weight_bytes(subject.model),
-            "seconds": done.seconds, "peak_bytes": done.peak_bytes, "notes": [note.replace(folder, "") for note in done.plan.notes],
+            "seconds": done.seconds, "peak_bytes": done.peak_bytes,
+            "notes": [note.replace(folder, "") for note in done.plan.notes],
             "prefix": list(done.plan.prefix), "threads": torch.get_num_threads(), "about": subject.about,
             "goals": {name: list(goal) for name, goal in subject.goals.items()} if setting.goal else {},
         }  # fmt: skip
