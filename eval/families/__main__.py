@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[2]
 STEPS = (DETECT, *RECIPES)
 
 
-def code() -> str:
-    """A digest of everything of the project that a result depends on."""
+def code(measures: str = "eval/families") -> str:
+    """A digest of everything of the project that a result depends on; `measures`: the folder that measures."""
     total = hashlib.sha256()
-    for folder, pattern in (("sinkquant", "*.py"), ("recipes", "*.yaml"), ("eval/families", "*.py")):
+    for folder, pattern in (("sinkquant", "*.py"), ("recipes", "*.yaml"), (measures, "*.py")):
         for file in sorted((ROOT / folder).rglob(pattern)):
             total.update(file.read_bytes())
     return total.hexdigest()[:16]

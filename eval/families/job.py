@@ -127,7 +127,11 @@ def logits(model: Any, ids: Tensor) -> Tensor:
 def relative(got: Tensor, expected: Tensor) -> float:
     """|got − expected| / |expected − its mean over tokens|, without the planted token, whose tied row is huge."""
     kept = torch.arange(expected.shape[1]) != BOS
-    got, expected = got[:, kept], expected[:, kept]
+    return relative_rows(got[:, kept], expected[:, kept])
+
+
+def relative_rows(got: Tensor, expected: Tensor) -> float:
+    """|got − expected| / |expected − its mean over rows|."""
     return float((got - expected).norm() / (expected - expected.mean(0)).norm())
 
 

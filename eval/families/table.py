@@ -8,6 +8,11 @@ from collections.abc import Sequence
 from eval.runs import Row
 
 GOOD = ("ok", "refused")
+SAID = (
+    "Random weights, one configuration a family (width 64, four layers; `eval/families/configs.py`), BOS planted "
+    "as a sink; 2 × 64 tokens of invented words, logits compared on 48; every checkpoint was loaded again, wrote "
+    "four tokens with and without a cache, and was given to stock transformers."
+)
 
 
 def markdown(rows: Sequence[Row], steps: Sequence[str]) -> str:
@@ -16,10 +21,10 @@ def markdown(rows: Sequence[Row], steps: Sequence[str]) -> str:
     for row in rows:
         families[row["family"]][row["recipe"]] = row
     built = {name: found for name, found in sorted(families.items()) if "build" not in found}
-    lines = ["# Families", "", *_counts(built, families, steps), "", *_table(built, steps), "", *_sentences(rows)]
+    lines = ["# Families", "", *_counts(built, families, steps), "", *_table(built, steps), "", *sentences(rows)]
     left = [f"`{name}` ({found['build']['says']})" for name, found in sorted(families.items()) if "build" in found]
     lines += ["", "## Not built", "", *(f"- {sentence}" for sentence in left), "", "## How it was measured", ""]
-    return "\n".join([*lines, *_conditions(rows)]) + "\n"
+    return "\n".join([*lines, *conditions(rows)]) + "\n"
 
 
 def _counts(built: dict[str, dict[str, Row]], families: dict[str, dict[str, Row]], steps: Sequence[str]) -> list[str]:
@@ -60,24 +65,21 @@ def _cell(row: Row | None) -> str:
     )
 
 
-def _sentences(rows: Sequence[Row]) -> list[str]:
+def sentences(rows: Sequence[Row], head: str = "## What was said") -> list[str]:
+    """Every sentence once, with what it is said of."""
     said: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row["status"] not in ("ok", "not built"):
             said[row["status"], row["says"]][row["family"]].append(row["recipe"])
-    lines = ["## What was said", ""]
+    lines = [head, ""]
     for (status, says), where in sorted(said.items(), key=lambda item: (item[0][0], -len(item[1]))):
         names = ", ".join(f"{family} ({', '.join(steps)})" for family, steps in sorted(where.items()))
         lines.append(f"- **{status}**: {says} — {names}")
     return lines
 
 
-def _conditions(rows: Sequence[Row]) -> list[str]:
+def conditions(rows: Sequence[Row], said: str = SAID) -> list[str]:
+    """How it was measured: what is `said`, versions, and how many states of the code."""
     versions = sorted({", ".join(f"{name} {v}" for name, v in row["versions"].items()) for row in rows})
     states = len({row["code"] for row in rows})
-    return [
-        "Random weights, one configuration a family (width 64, four layers; `eval/families/configs.py`), BOS planted "
-        "as a sink; 2 × 64 tokens of invented words, logits compared on 48; every checkpoint was loaded again, wrote "
-        f"four tokens with and without a cache, and was given to stock transformers. {'; '.join(versions)}."
-        + ("" if states == 1 else f" Rows of {states} states of the code.")
-    ]
+    return [f"{said} {'; '.join(versions)}." + ("" if states == 1 else f" Rows of {states} states of the code.")]

@@ -28,14 +28,14 @@ def family(name: str, steps: Sequence[str]) -> list[Row]:
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
     try:
         (folder / "text.txt").write_text(text(), encoding="utf-8")
-        built = _rows(folder / "build", ["build"], lambda _, write: write(_build(name, folder / "model")))[0]
+        built = rows_of(folder / "build", ["build"], lambda _, write: write(_build(name, folder / "model")))[0]
         if built["status"] != "ok":
             return [{"family": name, **built}]
         from eval.families import job, stock
 
-        rows = _rows(folder / "own", steps, lambda left, write: job.run(folder, left, write))
+        rows = rows_of(folder / "own", steps, lambda left, write: job.run(folder, left, write))
         made = [row["recipe"] for row in rows if row["status"] == "ok" and (folder / row["recipe"]).is_dir()]
-        loaded = _rows(folder / "stock", made, lambda left, write: stock.run(folder, left, write))
+        loaded = rows_of(folder / "stock", made, lambda left, write: stock.run(folder, left, write))
         more = {row.pop("recipe"): row for row in loaded}
         return [{"family": name, **row, **_stock(more.get(row["recipe"], {}))} for row in rows]
     finally:
@@ -60,7 +60,7 @@ def _build(name: str, folder: Path) -> Row:
     return {"recipe": "build", "status": "ok"}
 
 
-def _rows(file: Path, steps: Sequence[str], work: Work) -> list[Row]:
+def rows_of(file: Path, steps: Sequence[str], work: Work) -> list[Row]:
     """What `work` writes in a child; a step that takes too long or ends the child gets a row that says so."""
     rows: list[Row] = []
     while len(rows) < len(steps):
