@@ -11,13 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
-from eval.families.build import LETTERS, scale, text, tokenizer
-from eval.zoo.configs import CLASSES, MAPPINGS, SIDE, auto_class, tiny_config
+from eval.families.build import scale, text, tokenizer
+from eval.zoo.configs import CLASSES, SIDE, auto_class, tiny_config
 
 SPIKE = 40.0  # times what the unit gave before; what reads it is divided by as much
 IMAGES, SENTENCES = 40, 200
+HEARS: dict[str, dict[str, Any]] = {
+    "WhisperFeatureExtractor": {"feature_size": 16, "chunk_length": 1},  # 100 frames, of which two make a place
+    "Speech2TextFeatureExtractor": {"feature_size": 16, "num_mel_bins": 16},
+}
 
 
 def build(task: str, family: str, folder: Path) -> None:
@@ -36,6 +42,13 @@ def build(task: str, family: str, folder: Path) -> None:
         made = tokenizer()
         made.add_special_tokens({"mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"})
         made.save_pretrained(folder)
+    if task == "speech":
+        name = FEATURE_EXTRACTOR_MAPPING_NAMES[family]
+        auto_class(name)(**HEARS.get(name, {})).save_pretrained(folder)
+        if family in PROCESSOR_MAPPING_NAMES:
+            (folder / "processor_config.json").write_text(
+                json.dumps({"processor_class": PROCESSOR_MAPPING_NAMES[family]}), encoding="utf-8"
+            )
 
 
 @torch.no_grad()
@@ -111,5 +124,3 @@ def _sounds(folder: Path, sentences: list[str]) -> Path:
         (folder / f"{index}.txt").write_text(sentence[:12], encoding="utf-8")
     return folder
 
-
-__all__ = ["LETTERS", "MAPPINGS", "build", "data"]

@@ -15,7 +15,7 @@ STAGES = {"num_stages": 2, "depths": [1, 2], "hidden_sizes": [32, 64]}
 
 TEXT = SIZES | {"is_decoder": False, "encoder_layers": 3, "attention_window": 16, "pre_seq_len": 0}
 SPEECH = TEXT | {
-    "max_source_positions": 64, "num_mel_bins": 16, "input_feat_per_channel": 16, "encoder_num_key_value_heads": 4,
+    "max_source_positions": 50, "num_mel_bins": 16, "input_feat_per_channel": 16, "encoder_num_key_value_heads": 4,
     "decoder_num_key_value_heads": 4, "encoder_num_attention_heads": 4, "decoder_num_attention_heads": 4,
     "encoder_num_hidden_layers": 3, "decoder_num_hidden_layers": 4,
 }  # fmt: skip
