@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import wave
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def plant(model: PreTrainedModel) -> None:
     """One hidden unit in the middle of the model gives `SPIKE` times more, and is read by as much less."""
     linears = [m for n, m in model.named_modules() if isinstance(m, nn.Linear)]
     pairs = [
-        (up, down) for up, down in zip(linears, linears[1:], strict=False)
+        (up, down) for up, down in pairwise(linears)
         if up.out_features == down.in_features > up.in_features
     ]  # fmt: skip
     if pairs:
@@ -123,4 +124,3 @@ def _sounds(folder: Path, sentences: list[str]) -> Path:
             out.writeframes(b"".join(draw.randint(-9000, 9000).to_bytes(2, "little", signed=True) for _ in range(8000)))
         (folder / f"{index}.txt").write_text(sentence[:12], encoding="utf-8")
     return folder
-

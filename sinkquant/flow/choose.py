@@ -45,7 +45,7 @@ def choose(
         result = decide(made, run(model, counterpart, _in_silence(options, second), stores))
     except Nonsense:
         reason = f"{made.plan.notes[0]}; plain quantization leaves nothing of the model, so it is kept."
-        name, own = made.plan.recipe.name, made.figures["result_perplexity"]
+        name, own = made.plan.recipe.name, made.figures.get("result_perplexity")
         result = replace(made, choice=Choice(name, name, reason, own))
     _note(result)
     return result
@@ -70,15 +70,15 @@ def proposal(
 
 def decide(made: Result, plain: Result) -> Result:
     """The result with the better first metric on the held-out text; a tie is the candidate's."""
-    name = made.plan.recipe.proof.metrics[0]
+    name = made.metric
     own, other = (result.figures[f"result_{name}"] for result in (made, plain))
     plain_wins = other < own if METRICS[name].better == "lower" else other > own
     better, worse = (plain, made) if plain_wins else (made, plain)
     unit = METRICS[name].unit and f" {METRICS[name].unit}"
-    figures = f"{name} {own:.3f}{unit} on held-out calibration text against {other:.3f}{unit} of plain quantization"
+    figures = f"{name} {own:.3f}{unit} on held-out calibration data against {other:.3f}{unit} of plain quantization"
     verdict = "so the plain checkpoint is written" if better is plain else "so it is kept"
     reason = f"{made.plan.notes[0]}; it gives {figures}, {verdict}."
-    scores = [result.figures["result_perplexity"] for result in (made, plain)]
+    scores = [result.figures.get("result_perplexity") for result in (made, plain)]
     choice = Choice(better.plan.recipe.name, made.plan.recipe.name, reason, *scores)
     seconds = better.seconds | {"comparison": sum(worse.seconds.values())}
     return replace(

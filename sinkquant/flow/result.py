@@ -18,7 +18,7 @@ class Choice:
     """`recipe` is what was written, `reason` a sentence.
 
     The perplexities of the `candidate` that detection proposed and of its plain counterpart are on the same held-out
-    part of the calibration text; None in a dry run.
+    part of the calibration text; None in a dry run, and where models are measured by something else.
     """
 
     recipe: str
@@ -32,7 +32,7 @@ class Choice:
 class Result:
     """What `quantize` did. Perplexities are on held-out calibration text, baseline and result on the same tokens.
 
-    `choice`: which recipe was chosen and why, None where one was named.
+    `choice`: which recipe was chosen and why, None where one was named. `metric`: the one that decides between recipes.
     """
 
     path: Path | None
@@ -42,6 +42,7 @@ class Result:
     seconds: dict[str, float]
     peak_bytes: int
     choice: Choice | None = None
+    metric: str = "perplexity"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from sinkquant.flow.estimate import estimate
 from sinkquant.flow.export import export
 from sinkquant.flow.facts import facts_of, identity
 from sinkquant.flow.nonsense import reference
-from sinkquant.flow.prove import prove, take_baseline
+from sinkquant.flow.prove import metrics_of, prove, take_baseline
 from sinkquant.flow.result import Options, Result
 from sinkquant.flow.timing import Stages, peak_memory
 from sinkquant.flow.transform import transform
@@ -76,4 +76,5 @@ def run(
         figures |= proved
         measured = {"figures": figures, "probe": probe, "seconds": stages.seconds, "peak_bytes": stages.peaks}
         amend_manifest(folder, measured)
-    return Result(folder, plan, report, figures, stages.seconds, peak_memory())
+    metric = metrics_of(plan.recipe.proof, session)[0]
+    return Result(folder, plan, report, figures, stages.seconds, peak_memory(), metric=metric)

@@ -48,7 +48,7 @@ def test_quantize_prints_plan_cost_and_figures(quantized: tuple[Path, Any]) -> N
         assert word in result.stdout
     assert "quantize: 3 of 3 done" in result.stderr
     assert "plain quantize: 3 of 3 done" in result.stderr
-    assert "on held-out calibration text against" in result.stdout
+    assert "on held-out calibration data against" in result.stdout
     assert (out / "config.json").is_file()
     assert [path.name for path in out.parent.iterdir()] == ["out"]  # no temporary folder is left
 

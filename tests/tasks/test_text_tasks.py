@@ -134,3 +134,14 @@ def test_bos_is_seen_and_not_counted() -> None:
     behind = task.alone(model, batch, (256,))
     assert torch.allclose(task.answer(model, begun), behind, atol=1e-5)
     assert not torch.allclose(task.answer(model, batch), behind, atol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "bits", "metric"), [("bert", 8, "cosine"), ("bert-mlm", 4, "perplexity")])
+def test_a_recipe_is_chosen_by_the_metric_of_the_task(
+    kind: str, bits: int, metric: str, texts: Path, tmp_path: Path
+) -> None:
+    model = save(kind, tmp_path / "model")
+    overrides = [*SMALL, "tuning.epochs=0", "calibration.length=32"]
+    made = sinkquant.quantize(model, bits=bits, output=tmp_path / "out", calibration=texts, overrides=overrides)
+    assert made.choice is not None
+    assert (made.metric, f"gives {metric} " in made.choice.reason) == (metric, True)
