@@ -11,6 +11,7 @@ from sinkquant.flow.spikes import MOST
 from sinkquant.formats.format import FORMATS
 from sinkquant.models.roles import Block, Roles, SiteKind
 from sinkquant.quantization.scheme import ActivationScheme, KVScheme, LinearScheme, WeightScheme
+from sinkquant.recipes.load import overridden
 from sinkquant.recipes.schema import Recipe
 from sinkquant.transforms.apply import Rotations
 
@@ -49,6 +50,8 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
     if prefix and no_prefix:
         notes.append(f"no prefix: {no_prefix}")
         prefix = ()
+    if no_prefix:
+        recipe = _without_prefix(recipe, notes)
     rotations = _rotations(recipe, roles, notes)
     linears: dict[str, LinearScheme] = {}
     for block in roles.blocks:
@@ -132,6 +135,16 @@ def reshaped(
     """The plan with other schemes and bits, its size after them, and one more note."""
     size = _size(bits, shapes, linears) + _spendable(plan.recipe, shapes, linears)
     return replace(plan, linears=linears, bits=bits, bytes=size, notes=(*plan.notes, note))
+
+
+def _without_prefix(recipe: Recipe, notes: list[str]) -> Recipe:
+    """The recipe for a model that can have no prefix: sinks stay in its text, so static ranges need another remedy."""
+    inputs = recipe.activations
+    static = inputs.bits < 16 and inputs.mode == "static"
+    if recipe.sinks.prefix == "none" or not static or inputs.spikes or not FORMATS[recipe.target].ours:
+        return recipe
+    notes.append("spike units take the prefix's place")
+    return overridden(recipe, ["activations.spikes=auto"])
 
 
 def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Rotations:

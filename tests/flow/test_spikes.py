@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 import sinkquant
 from sinkquant.flow.plan import make_plan, weight_shapes
 from sinkquant.flow.site import SiteWork
-from sinkquant.flow.spikes import PRICE, choose_spikes
+from sinkquant.flow.spikes import MOST, PRICE, choose_spikes
 from sinkquant.formats.manifest import read_manifest
 from sinkquant.models.trace import trace_roles
 from sinkquant.recipes import load_recipe
@@ -178,3 +178,23 @@ def test_ranges_leave_out_only_sinks_that_something_isolates(
     block = roles.blocks[0]
     run = BlockRun(0, block, tiny_llama.get_submodule(block.name), [], [], roles.stacks[0], {})
     assert SiteWork(tiny_llama, run, block.sites[0], plan, 64.0).leaves_sinks_out is expected
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "why", "expected"),
+    [
+        ("w8a8-static", [], "it has no positions", {MOST}),
+        ("w8a8-static", [], None, {0}),
+        ("w8a8-static", ["sinks.prefix=none"], "it has no positions", {0}),
+        ("w8a8-static", ["activations.mode=dynamic"], "it has no positions", {0}),
+        ("w8a8-static", ["activations.spikes=1"], "it has no positions", {1}),
+        ("w8a8", [], "it has no positions", {0}),
+    ],
+)
+def test_they_take_the_place_of_a_prefix_that_is_not_possible(
+    tiny_llama: torch.nn.Module, recipe: str, overrides: list[str], why: str | None, expected: set[int]
+) -> None:
+    roles = trace_roles(tiny_llama)
+    plan = make_plan(load_recipe(recipe, overrides), (), roles, weight_shapes(tiny_llama, roles), why)
+    assert {scheme.spikes for scheme in plan.linears.values()} == expected
+    assert ("spike units take the prefix's place" in plan.notes) is (expected == {MOST})
