@@ -51,7 +51,7 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
         notes.append(f"no prefix: {no_prefix}")
         prefix = ()
     if no_prefix:
-        recipe = _without_prefix(recipe, notes)
+        recipe = _without_prefix(recipe)
     rotations = _rotations(recipe, roles, notes)
     linears: dict[str, LinearScheme] = {}
     for block in roles.blocks:
@@ -63,8 +63,9 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
         bits[roles.head] = recipe.weights.head_bits
     if any(scheme.spikes for scheme in linears.values()):
         asked = recipe.activations.spikes
-        number = f"up to {MOST} channels of each input" if asked == "auto" else f"{asked} channels of each input"
-        notes.append(f"spike units: {number} are multiplied in float" + (", where it pays" if asked == "auto" else ""))
+        found = f"up to {MOST} channels of inputs that are not rotated online are multiplied in float, where it pays"
+        given = f"{asked} channels of each input are multiplied in float"
+        notes.append(f"spike units: {found if asked == 'auto' else given}")
     cache = recipe.kv_cache
     kept = sum(block.attention is not None for block in roles.blocks)
     if cache.bits < 16 and not kept:
@@ -137,13 +138,12 @@ def reshaped(
     return replace(plan, linears=linears, bits=bits, bytes=size, notes=(*plan.notes, note))
 
 
-def _without_prefix(recipe: Recipe, notes: list[str]) -> Recipe:
+def _without_prefix(recipe: Recipe) -> Recipe:
     """The recipe for a model that can have no prefix: sinks stay in its text, so static ranges need another remedy."""
     inputs = recipe.activations
     static = inputs.bits < 16 and inputs.mode == "static"
     if recipe.sinks.prefix == "none" or not static or inputs.spikes or not FORMATS[recipe.target].ours:
         return recipe
-    notes.append("spike units take the prefix's place")
     return overridden(recipe, ["activations.spikes=auto"])
 
 
@@ -195,7 +195,9 @@ def _schemes(
                 route = inputs.route if inputs.mode == "static" else None
                 activation = ActivationScheme(inputs.bits, inputs.mode, inputs.symmetric, route=route)
             rotate = _rotated_online(rotations, site.kind)
-            spikes = 0 if activation is None else min(width - 1, MOST if inputs.spikes == "auto" else inputs.spikes)
+            # A rotation spreads spikes: units in front of it were measured to bring nothing (SmolLM2, 4 and 8 bits).
+            most = (0 if rotate else MOST) if inputs.spikes == "auto" else inputs.spikes
+            spikes = 0 if activation is None else min(width - 1, most)
             schemes[name] = LinearScheme(weight, activation, rotate, inputs.center, spikes)
     return schemes
 
