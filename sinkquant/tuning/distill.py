@@ -1,8 +1,9 @@
 """End-to-end distillation: the quantized model's predictions towards those of the model before rounding.
 
-The loss is KL(full precision ‖ quantized) over the vocabulary, a token each. Codes stay as they are; rounding of
-activations, keys and values passes gradients through (straight-through estimator, arXiv 1308.3432). Only a block's
-input is kept for the backward pass, which computes the block again; so memory stays at one block's activations.
+The loss is KL(full precision ‖ quantized) over the vocabulary, a token each, or over the classes, a sample each. Codes
+stay as they are; rounding of activations, keys and values passes gradients through (straight-through estimator, arXiv
+1308.3432). Only a block's input is kept for the backward pass, which computes the block again; so memory stays at one
+block's activations.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from sinkquant.models.head import ROWS, Head
+from sinkquant.models.head import Ending, Head
 from sinkquant.models.roles import Roles
 from sinkquant.models.stream import Arguments, Stream
 from sinkquant.recipes.schema import Tuning
@@ -39,29 +40,26 @@ class Tuned:
 class Distillation:
     """The text's way through a model whose knobs are being turned."""
 
-    def __init__(self, model: Any, roles: Roles, walk: Walk, targets: list[Tensor]) -> None:
+    def __init__(self, model: Any, roles: Roles, walk: Walk, targets: list[Tensor], end: Head | Ending) -> None:
         """`targets`: what the last block gave before rounding, (B, T, D) for every batch of `walk`."""
         self.walk, self.targets = walk, targets
         self.blocks = [model.get_submodule(block.name) for block in roles.blocks]
         self.streams = [block.stream for block in roles.blocks]
         self.knobs = [block_knobs(block) for block in self.blocks]
-        self.head = Head(model, roles)
+        self.end = end
 
     def loss(self, batch: int) -> float:
         """Mean KL in nats a token on one batch; where gradients are on, those of all turns are added up."""
         hidden = self.walk.inputs[batch].detach()
         for index, (block, knobs) in enumerate(zip(self.blocks, self.knobs, strict=True)):
             hidden = self._block(block, knobs, hidden, self.walk.arguments(index)[batch], self.streams[index])
-        rows, target = hidden.flatten(0, 1), self.targets[batch].flatten(0, 1)
-        end, total = rows.detach().requires_grad_(), 0.0
-        # Some rows at a time, backwards at once: their logits need neither be kept nor computed again.
-        for got, expected in zip(end.split(ROWS), target.split(ROWS), strict=True):
-            part = self.head.divergence(got, expected) / len(target)
+        end, total = hidden.detach().requires_grad_(), 0.0
+        for part in self.end.losses(end, self.targets[batch], self.walk.batches[batch]):  # backwards at once
             total += part.item()
             if torch.is_grad_enabled():
                 part.backward()  # type: ignore[no-untyped-call]
         if torch.is_grad_enabled():
-            rows.backward(end.grad)  # type: ignore[no-untyped-call]
+            hidden.backward(end.grad)  # type: ignore[no-untyped-call]
         return total
 
     def _block(
