@@ -8,8 +8,8 @@ from pathlib import Path
 from eval.runs import ASSETS, SHARED
 from eval.tasks.subject import DYNAMIC, NPU, PLAIN, Setting, Subject
 
-PHOTOS = SHARED / "assets/images/imagenet-sample-500"
-VIT = SHARED / "assets/models/vit-tiny-patch16-224"
+PHOTOS = SHARED / "images/imagenet-sample-500"
+VIT = SHARED / "models/vit-tiny-patch16-224"
 SIX = ("activations.bits=6", "weights.limit=31")  # codes from -31 to 31
 FINE = ("weights.method=gptq", "activations.spikes=4")
 
