@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from sinkquant.formats.format import Change, Planned
 from sinkquant.inputs.batches import Batch
-from sinkquant.models.merged import divides, merges
+from sinkquant.models.merged import divides, merges, splits
 from sinkquant.models.roles import Roles
 from sinkquant.models.stubs import call_model
 from sinkquant.quantization.scheme import LinearScheme
@@ -32,6 +32,11 @@ def refuses(recipe: Any, model: Any, roles: Roles) -> str | None:
         return (
             "stock transformers takes the experts of this architecture apart when it loads a portable checkpoint, and "
             "experts in float do not follow: use a sink-aware recipe, such as --recipe w8a8-static or w4a8kv4."
+        )
+    if splits(model):
+        return (
+            "stock transformers splits fused weights of this architecture while it loads, and cannot do it with packed "
+            "ones: use a sink-aware recipe, such as --recipe w8a8-static or w8a8-npu."
         )
     names = {name for block in roles.blocks for name in block.linears}
     if names and _asked(recipe, model, names) == names:

@@ -17,6 +17,16 @@ def merges(model: PreTrainedModel) -> bool:
     return any(isinstance(entry, WeightConverter) for entry in get_model_conversion_mapping(model, add_legacy=False))
 
 
+def splits(model: PreTrainedModel) -> bool:
+    """Whether loading `model` makes several tensors of one that some of the hub's checkpoints hold.
+
+    transformers (5.23) adds codes and scales to the names on disk, and then refuses the rule, whether the model at hand
+    has such a tensor or not.
+    """
+    rules = get_model_conversion_mapping(model, add_legacy=False)
+    return any(isinstance(rule, WeightConverter) and len(rule.target_patterns) > 1 for rule in rules)
+
+
 def divides(model: PreTrainedModel) -> bool:
     """Whether transformers takes some of the model's experts apart for a portable checkpoint, and so renames them."""
     return any(type(module).__name__ in MODULES_TO_PATCH_FOR_QUANTIZATION for module in model.modules())
