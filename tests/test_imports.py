@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sinkquant"
-ABOVE_ALL = {"__init__"}  # the public names, imported when they are asked for
+ABOVE_ALL = {"__init__", "__main__"}  # the public names, imported when they are asked for
 UPWARD = {
     ("integrations/optimum_register.py", "sinkquant.cli.main"): "optimum's command is ours",
 }

@@ -130,9 +130,18 @@ def exp(loss: float) -> float:
         return math.inf
 
 
-METRICS: Registry[Metric] = Registry("metric", {name: f"sinkquant.evaluation.metric:{name.upper()}" for name in (
-    "perplexity", "accuracy", "kl", "agreement", "cosine", "low_cosine", "neighbours",
-)})  # fmt: skip
+METRICS: Registry[Metric] = Registry(
+    "metric",
+    {
+        "perplexity": "sinkquant.evaluation.metric:PERPLEXITY",
+        "accuracy": "sinkquant.evaluation.metric:ACCURACY",
+        "kl": "sinkquant.evaluation.metric:KL",
+        "agreement": "sinkquant.evaluation.metric:AGREEMENT",
+        "cosine": "sinkquant.evaluation.metric:COSINE",
+        "low_cosine": "sinkquant.evaluation.metric:LOW_COSINE",
+        "neighbours": "sinkquant.evaluation.metric:NEIGHBOURS",
+    },
+)
 PERPLEXITY, ACCURACY = Perplexity("lower", "labels"), Accuracy("higher", "labels")
 KL, AGREEMENT = Divergence("lower", "baseline", "nats"), Agreement("higher", "baseline")
 COSINE, LOW_COSINE = Cosine("higher", "baseline"), LowCosine("higher", "baseline")
