@@ -54,7 +54,7 @@ def done(result: Result) -> str:
     tokens = result.report.prefix.tokens if result.report else ()
     prefix = f"prefix {' '.join(map(repr, tokens))} as a constant of the attention" if plan.prefix else "no prefix"
     turns = plan.rotations
-    used = ["R1"] * turns.stream + ["R2"] * bool(turns.values) + ["R3"] * turns.keys + ["R4"] * turns.down
+    used = ["R1"] * bool(turns.stream) + ["R2"] * bool(turns.values) + ["R3"] * turns.keys + ["R4"] * turns.down
     return f"{prefix}\nrotations: {', '.join(used) or 'none'}\nint8 weights and static int8 activations"
 
 

@@ -37,12 +37,12 @@ class Family:
 FAMILIES = {
     "Llama": Family(rotates=True, up=3),
     "Qwen2": Family({"num_key_value_heads": 4}, rotates=True, up=3),
-    "GPTBigCode": Family(GPT | {"multi_query": True}, plain=0),  # mask by position, fused projection
+    "GPTBigCode": Family(GPT | {"multi_query": True}, plain=0, rotates=True),  # mask by position, fused projection
     "BertLMHead": Family({"is_decoder": True}, reads=0),  # norms behind the sublayers
     "XGLM": Family({"d_model": 48, "ffn_dim": 96, "num_layers": 3, "attention_heads": 4}, attends=False, plain=0),
     "Bloom": Family({"n_layer": 3, "n_head": 4}, attends=False, plain=0),  # blocks give tuples
     "Falcon": Family({"head_dim": None}, attends=False, plain=0, reads=1),
-    "GPTJ": Family(GPT, attends=False, plain=0, reads=1),
+    "GPTJ": Family(GPT, attends=False, plain=0, reads=1, rotates=True),
     "Mixtral": Family({"num_local_experts": 4}, reads=1),  # router and experts read the norm too
     "Qwen2Moe": Family(EXPERTS, reads=1, floats=("mlp.shared_expert_gate",)),
     "Qwen3_5Text": Family(DELTA, rotates=True, plain=0, up=3, floats=()),  # a gate behind the attention

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from sinkquant.errors import UsageError
 from sinkquant.flow.spikes import MOST
 from sinkquant.formats.format import FORMATS
-from sinkquant.models.roles import Block, Roles, SiteKind
+from sinkquant.models.roles import Block, Roles, SiteKind, Stack
+from sinkquant.models.writers import ON_THE_STREAM
 from sinkquant.quantization.scheme import ActivationScheme, KVScheme, LinearScheme, WeightScheme
 from sinkquant.recipes.load import overridden
 from sinkquant.recipes.schema import Recipe
@@ -59,7 +60,9 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
     bits = {name: scheme.weight.bits if scheme.weight else 16 for name, scheme in linears.items()}
     if roles.embedding is not None:
         bits[roles.embedding] = recipe.weights.embedding_bits
-    if roles.head is not None and (not roles.tied or rotations.stream or recipe.weights.head_bits < 16):
+    if roles.head is not None and (
+        not roles.tied or roles.list_name in rotations.stream or recipe.weights.head_bits < 16
+    ):
         bits[roles.head] = recipe.weights.head_bits
     if any(scheme.spikes for scheme in linears.values()):
         asked = recipe.activations.spikes
@@ -149,33 +152,42 @@ def _without_prefix(recipe: Recipe) -> Recipe:
 
 def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Rotations:
     wanted = recipe.transforms
-    stream = wanted.r1
-    if stream and roles.sandwiched:
-        stream = False
-        notes.append("R1 is left out: norms between the writers and the stream (sandwich norms) cannot absorb it")
-    elif stream and any(norm.kind == "layer" for block in roles.blocks for norm, _ in block.reads):
-        stream = False
-        notes.append("R1 is left out: layer norms subtract the mean, which a rotation does not commute with")
-    elif stream and roles.head is None:
-        stream = False
-        notes.append("R1 is left out: the model answers with the stream itself, which keeps its basis")
-    elif stream and not roles.rotates:
-        stream = False
-        notes.append("R1 is left out: not everything that reads or writes the stream could be explained")
+    reasons = {stack.name: _keeps_basis(stack) for stack in roles.stacks} if wanted.r1 else {}
+    for name, reason in reasons.items():
+        if reason is not None:
+            notes.append(f"R1 is left out{f' of {name}' if len(roles.stacks) > 1 else ''}: {reason}")
+    stream = tuple(name for name, reason in reasons.items() if reason is None)
     smooth, inputs = wanted.smooth, wanted.inputs
-    if wanted.r1 and not stream and FORMATS[recipe.target].ours:
-        smooth, inputs = True, True
-        notes.append("smoothing and online rotations of the inputs take R1's place")
-    fold = wanted.fold_norms
-    if fold and wanted.r1 and not stream and not smooth:
+    if len(stream) < len(reasons) and FORMATS[recipe.target].ours:
+        notes.append(
+            "smoothing and online rotations of the inputs take R1's place" + (" in all stacks" if stream else "")
+        )
+        stream, smooth, inputs = (), True, True
+    fold = tuple(stack.name for stack in roles.stacks) if wanted.fold_norms else ()
+    if fold and len(stream) < len(reasons) and not smooth:
         # Large channels of the stream are often kept small by the norm's scale alone; nothing would spread them.
-        fold = False
-        notes.append("norms keep their scales, which only R1 would have needed elsewhere")
+        fold = stream
+        notes.append("norms keep their scales where R1 is left out, which alone would have needed them elsewhere")
     values = tuple(b.name for b in roles.blocks if wanted.r2 and any(a.plain for a in b.attentions))
     if wanted.r2 and len(values) < len(roles.blocks):
         notes.append(f"R2 is left out in {len(roles.blocks) - len(values)} blocks without plain value projections")
     keys = wanted.r3 and recipe.kv_cache.bits < 16  # keys that are not rounded would be rotated for nothing
     return Rotations(fold, stream, values, keys, wanted.r4, wanted.seed, smooth, inputs)
+
+
+def _keeps_basis(stack: Stack) -> str | None:
+    """Why a stack's stream cannot be rotated, or None."""
+    if stack.sandwiched:
+        return "norms between the writers and the stream (sandwich norms) cannot absorb it"
+    if any(ON_THE_STREAM in block.unexplained for block in stack.blocks):
+        return ON_THE_STREAM
+    if not stack.closed:
+        return "the stream begins with something that no rotation can go into"
+    if stack.final_norm is not None and not stack.final_readers:
+        return "what reads the stream behind the last block needs its basis"
+    if not stack.rotates:
+        return "not everything that reads or writes the stream could be explained"
+    return None
 
 
 def _schemes(

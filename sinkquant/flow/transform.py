@@ -76,7 +76,7 @@ def transform(session: Session, plan: Plan) -> float:
             break
     error = difference(state, before)
     if not error <= TOLERANCE:
-        raise inexact(errors, error, plan.recipe, plan.rotations.stream)
+        raise inexact(errors, error, plan.recipe, bool(plan.rotations.stream))
     return error
 
 

@@ -53,3 +53,14 @@ def scale_output(module: nn.Module, kind: NormKind, d: Tensor) -> None:
         module.weight.copy_(weight - 1 if kind is NormKind.RMS_OFFSET else weight)  # type: ignore[union-attr, operator]
         if isinstance(bias, Tensor):
             bias.copy_(bias.double() * d)
+
+
+def channel_scale(module: nn.Module) -> nn.Parameter | None:
+    """The factors (width,) of a module that multiplies every channel by its own (layer scale), found by experiment."""
+    parameters = list(module.parameters())
+    if len(parameters) != 1 or parameters[0].dim() != 1:
+        return None
+    (factors,) = parameters
+    x = torch.randn(3, factors.numel(), generator=torch.Generator().manual_seed(0)).to(factors)
+    with torch.no_grad():
+        return factors if torch.equal(module(x), x * factors) else None

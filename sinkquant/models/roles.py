@@ -162,11 +162,22 @@ class Stack:
         """True if any block has sandwich norms: the stream then cannot be rotated by fusing."""
         return any(block.sandwiched for block in self.blocks)
 
+    @property
+    def reads_stream(self) -> tuple[tuple[Norm, tuple[str, ...]], ...]:
+        """Every norm on the stream and its readers, the final one last."""
+        final = ((self.final_norm, self.final_readers),) if self.final_norm is not None and self.final_readers else ()
+        return (*(read for block in self.blocks for read in block.reads), *final)
+
+    @property
+    def subtracts_mean(self) -> bool:
+        """Whether a layer norm reads the stream, which only a rotation that keeps the mean goes through."""
+        return any(norm.kind is NormKind.LAYER for norm, _ in self.reads_stream)
+
 
 @dataclass(frozen=True)
 class Roles:
-    """A model: its stacks in order of execution, token embedding, head. What is said of *the* width, list, final norm
-    and rotation is true of the last stack, which the head reads.
+    """A model: its stacks in order of execution, token embedding, head. What is said of *the* width, list and final
+    norm is true of the last stack, which the head reads.
 
     `attends`: its attention goes through our function, which needs transformers' attention interface and arguments
     that we know. `own_linears`: linears are of the architecture's own class, where stock loaders put no packed weights.
@@ -200,16 +211,6 @@ class Roles:
     def final_norm(self) -> Norm | None:
         """The norm behind the last stack."""
         return self.stacks[-1].final_norm
-
-    @property
-    def rotates(self) -> bool:
-        """Whether R1 is exact on the last stack."""
-        return self.stacks[-1].rotates
-
-    @property
-    def sandwiched(self) -> bool:
-        """True if any block of the last stack has sandwich norms."""
-        return self.stacks[-1].sandwiched
 
     def each_block(self, change: Callable[[Block], Block]) -> Roles:
         """The same with every block changed."""

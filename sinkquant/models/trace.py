@@ -20,9 +20,10 @@ from sinkquant.models.norm import norm_kind
 from sinkquant.models.outside import Outside, look_outside
 from sinkquant.models.record import TOKENS, Trace, first_tensor, is_plain, record, run_probe, token_probe
 from sinkquant.models.roles import Block, Norm, Roles, Stack
+from sinkquant.models.rotates import rotates
 from sinkquant.models.stacks import Chain, find_stacks
 from sinkquant.models.stream import at, is_by_token
-from sinkquant.models.verify import causal_blocks, final_readers, rotates, verify_blocks
+from sinkquant.models.verify import causal_blocks, final_readers, verify_blocks
 
 TOWER = 0.02  # of a model's weights: what is named that lies beside the blocks
 
@@ -54,7 +55,8 @@ def trace_roles(model: nn.Module, probe: Batch | None = None) -> Roles:
             f"{TOKENS} tokens, not a vector a token, which is not supported yet."
         )
     stacks = tuple(replace(stack, final_readers=final_readers(model, trace, stack)) for stack in stacks)
-    stacks = (*stacks[:-1], replace(stacks[-1], rotates=rotates(model, trace, stacks[-1], head)))
+    ends = frozenset(name for name in (embedding, head) if name is not None)
+    stacks = tuple(replace(stack, rotates=rotates(model, trace, stack, ends)) for stack in stacks)
     unexplained = [note for stack in stacks for note in _notes(stack, around[stack.name], several=len(stacks) > 1)]
     known = {embedding, head, *(stack.final_norm.name for stack in stacks if stack.final_norm)}
     unexplained.extend(_beside(model, list(chains), known))

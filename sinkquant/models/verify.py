@@ -5,17 +5,14 @@ Every experiment is one pass for all blocks (two, where some fail), so that dept
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from sinkquant.models.norm import clear, gain
 from sinkquant.models.record import Trace, is_linear, run_probe
 from sinkquant.models.replay import Change, Changes, Replay, applied
-from sinkquant.models.roles import Attention, Block, Norm, NormKind, Stack
+from sinkquant.models.roles import Attention, Block, Norm, Stack
 
 Blocks = tuple[Block, ...]
 
@@ -149,76 +146,15 @@ def final_readers(model: nn.Module, trace: Trace, stack: Stack) -> tuple[str, ..
     readers = [e.name for e in trace.events if e.input.untyped_storage().data_ptr() == storage and is_linear(e)]
     d = _factors_of(made)
     changes = Changes(dict.fromkeys(readers, _divide(d)), {stack.final_norm.name: _multiply(d)})
-    return tuple(dict.fromkeys(readers)) if readers and _same_output(model, trace, changes) else ()
+    return tuple(dict.fromkeys(readers)) if readers and same_output(model, trace, changes) else ()
 
 
-def _same_output(model: nn.Module, trace: Trace, changes: Changes) -> bool:
+def same_output(model: nn.Module, trace: Trace, changes: Changes) -> bool:
     with applied(model, changes):
         output = run_probe(model, trace.probe, own=trace.own)
     assert trace.output is not None
     coarse = output.dtype in (torch.bfloat16, torch.float16)
     return bool((output - trace.output).abs().max() <= (0.1 if coarse else 1e-3) * float(trace.output.abs().max()))
-
-
-def rotates(model: nn.Module, trace: Trace, stack: Stack, head: str | None) -> bool:
-    """Whether a stack's stream can be rotated (R1): everything that reads it turns it back, everything else is turned.
-
-    Norms are made to multiply by one meanwhile, because their weights will be in the linears.
-    """
-    norms = [
-        *(read for block in stack.blocks for read in block.reads),
-        *([(stack.final_norm, (head,))] if stack.final_norm and head else []),
-    ]
-    complete = stack.final_norm is not None and head is not None and not stack.sandwiched and bool(stack.embeddings)
-    if not complete or not all(_alone(model, trace, name, head) for name in stack.embeddings):
-        return False
-    if any(norm.kind is NormKind.LAYER for norm, _ in norms):
-        return False
-    turn, back = _reflection(trace.of(stack.embeddings[0]).output)
-    inputs: dict[str, Change] = {}
-    for norm, readers in norms:
-        g = gain(model.get_submodule(norm.name), norm.kind)
-        inputs |= dict.fromkeys(readers, lambda x, g=g: back(x) * g.to(x))  # type: ignore[misc]
-    outputs = dict.fromkeys(stack.embeddings, turn) | {w.linear: turn for block in stack.blocks for w in block.writers}
-    with _cleared(model, [norm for norm, _ in norms]):
-        return _same_output(model, trace, Changes(inputs, outputs))
-
-
-def _alone(model: nn.Module, trace: Trace, name: str, head: str | None) -> bool:
-    """Whether a writer in front of the first block is an embedding whose weight nothing but the head shares."""
-    module = dict(model.named_modules()).get(name)
-    if not isinstance(module, nn.Embedding):
-        return False
-    sharing = {e.name for e in trace.events if getattr(e.module, "weight", None) is module.weight}
-    return sharing <= {name, head}
-
-
-@contextmanager
-def _cleared(model: nn.Module, norms: list[Norm]) -> Iterator[None]:
-    modules = [model.get_submodule(norm.name) for norm in norms]
-    kept = [module.weight.detach().clone() for module in modules]  # type: ignore[operator, union-attr]
-    try:
-        for module, norm in zip(modules, norms, strict=True):
-            clear(module, norm.kind)
-        yield
-    finally:
-        with torch.no_grad():
-            for module, weight in zip(modules, kept, strict=True):
-                module.weight.copy_(weight)  # type: ignore[operator, union-attr]
-
-
-def _reflection(x: Tensor) -> tuple[Change, Change]:
-    """A random orthogonal map of the last axis of tensors like `x`, and its inverse: signs, order, a reflection."""
-    width, generator = x.shape[-1], torch.Generator().manual_seed(0)
-    signs = _signs(width, generator).to(x)
-    order = torch.randperm(width, generator=generator).to(x.device)
-    v = torch.nn.functional.normalize(torch.randn(width, generator=generator), dim=0).to(x)
-    undo = order.argsort()
-
-    def reflect(x: Tensor) -> Tensor:
-        return x - 2 * (x @ v)[..., None] * v
-
-    return lambda x: reflect((x * signs)[..., order]), lambda x: reflect(x)[..., undo] * signs
 
 
 def _factors_of(x: Tensor) -> Tensor:

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sinkquant.models.roles import Roles
-from sinkquant.transforms.norms import fold_norms, untie
+from sinkquant.models.roles import Roles, Stack
+from sinkquant.transforms.norms import fold_norms, fold_scale, untie
 from sinkquant.transforms.rotate import rotate_stream, rotate_values
 from sinkquant.transforms.rotation import Rotation
 
 
 @dataclass(frozen=True)
 class Rotations:
-    """Which rotations a model gets; `values` lists the blocks (by name) that R2 is possible in."""
+    """Which rotations a model gets; `fold_norms` and `stream` list stacks by name, `values` blocks, where possible."""
 
-    fold_norms: bool
-    stream: bool  # R1
+    fold_norms: tuple[str, ...]
+    stream: tuple[str, ...]  # R1
     values: tuple[str, ...]  # R2
     keys: bool  # R3, online
     down: bool  # R4, online
@@ -33,14 +33,34 @@ Step = tuple[Keys, Callable[[], None]]  # the keys of the recipe that ask for it
 
 def fused_steps(model: nn.Module, roles: Roles, rotations: Rotations) -> Iterator[Step]:
     """Fold, then R1, then R2: everything that only changes weights. Each step keeps the model's function."""
-    if rotations.stream:
+    if roles.stacks[-1].name in rotations.stream:
         untie(model, roles)
     if rotations.fold_norms:
-        yield ("transforms.fold_norms",), lambda: fold_norms(model, roles, final=rotations.stream)
+        yield ("transforms.fold_norms",), lambda: _fold_all(model, roles, rotations)
     if rotations.stream:
-        yield ("transforms.r1",), lambda: rotate_stream(model, roles, Rotation(roles.width, rotations.seed))
+        yield ("transforms.r1",), lambda: _rotate_streams(model, roles, rotations)
     if rotations.values and not rotations.smooth:
         yield ("transforms.r2",), lambda: _rotate_all_values(model, roles, rotations)
+
+
+def _fold_all(model: nn.Module, roles: Roles, rotations: Rotations) -> None:
+    for stack in roles.stacks:
+        if stack.name in rotations.fold_norms:
+            fold_norms(model, stack, final=stack.name in rotations.stream)
+
+
+def _rotate_streams(model: nn.Module, roles: Roles, rotations: Rotations) -> None:
+    for stack in roles.stacks:
+        if stack.name in rotations.stream:
+            for block in stack.blocks:
+                for writer in block.writers:
+                    fold_scale(model, writer)
+            rotate_stream(model, stack, stream_rotation(stack, rotations.seed))
+
+
+def stream_rotation(stack: Stack, seed: int) -> Rotation:
+    """R1 of a stack: one that its norms commute with."""
+    return Rotation(stack.width, seed, keeps_mean=stack.subtracts_mean)
 
 
 def _rotate_all_values(model: nn.Module, roles: Roles, rotations: Rotations) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sinkquant.models.norm import clear, gain, scale_output
-from sinkquant.models.roles import Norm, Roles
+from sinkquant.models.norm import channel_scale, clear, gain, scale_output
+from sinkquant.models.roles import Norm, Roles, Stack, Writer
 
 ROWS = 8192  # rows scaled at a time: a head is as large as many blocks
 
@@ -42,6 +42,19 @@ def fold_norm(model: nn.Module, norm: Norm, readers: tuple[str, ...]) -> None:
                 shift.zero_()
 
 
+def fold_scale(model: nn.Module, writer: Writer) -> None:
+    """Put the factors between a writer and the stream (layer scale) into the writer: W ← diag(λ)·W, b ← λb, λ ← 1."""
+    factors = channel_scale(model.get_submodule(writer.scale)) if writer.scale is not None else None
+    if factors is None:
+        return
+    linear = model.get_submodule(writer.linear)
+    with torch.no_grad():
+        for tensor in (linear.weight, linear.bias):
+            if isinstance(tensor, Tensor):
+                tensor.copy_((tensor.double().T * factors.double()).T)
+        factors.fill_(1.0)
+
+
 def untie(model: nn.Module, roles: Roles) -> None:
     """Give the head weights of its own, so that the final norm and a rotation can go into them."""
     if not roles.tied or roles.head is None:
@@ -52,10 +65,7 @@ def untie(model: nn.Module, roles: Roles) -> None:
     model.config.get_text_config().tie_word_embeddings = False  # type: ignore[union-attr, operator]
 
 
-def fold_norms(model: nn.Module, roles: Roles, *, final: bool) -> None:
-    """Fold every norm inside the blocks; `final`: also the one before the head, which must be untied."""
-    for block in roles.blocks:
-        for norm, readers in block.reads:
-            fold_norm(model, norm, readers)
-    if final and roles.final_norm is not None and roles.head is not None:
-        fold_norm(model, roles.final_norm, (roles.head,))
+def fold_norms(model: nn.Module, stack: Stack, *, final: bool) -> None:
+    """Fold every norm on a stream; `final`: also the one behind the last block, whose readers must be untied."""
+    for norm, readers in stack.reads_stream if final else (read for block in stack.blocks for read in block.reads):
+        fold_norm(model, norm, readers)

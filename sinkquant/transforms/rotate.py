@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sinkquant.models.roles import Attention, Roles
+from sinkquant.models.roles import Attention, Stack
 from sinkquant.transforms.rotation import Rotation
 
 ROWS = 8192  # rows rotated at a time: the float64 copies of a whole embedding would outweigh the model
@@ -25,28 +25,40 @@ def rotate_inputs(linear: nn.Module, rotation: Rotation) -> None:
 
 
 def rotate_outputs(linear: nn.Module, rotation: Rotation) -> None:
-    """W ← Qᵀ·W and b ← b·Q, for a linear that writes to a rotated space."""
+    """W ← Qᵀ·W and b ← b·Q, for a linear or a convolution (out, in, …) that writes to a rotated space."""
     weight, bias = linear.weight, linear.bias
     assert isinstance(weight, Tensor)
     with torch.no_grad():
-        weight.copy_(rotation.apply(weight.double().T).T)
+        weight.copy_(rotation.apply(weight.double().movedim(0, -1)).movedim(-1, 0))
         if isinstance(bias, Tensor):
             bias.copy_(rotation.apply(bias.double()))
 
 
-def rotate_stream(model: nn.Module, roles: Roles, rotation: Rotation) -> None:
-    """R1. Norms must be folded and the head untied."""
-    stack = roles.stacks[-1]
+def rotate_stream(model: nn.Module, stack: Stack, rotation: Rotation) -> None:
+    """R1. Norms and scales must be folded and the head untied; a bias that stayed in a norm turns with the stream."""
+    modules = dict(model.named_modules())
     for name in stack.embeddings:
-        rotate_inputs(model.get_submodule(name), rotation)
+        if name not in modules:
+            _rotate_vectors(model.get_parameter(name), rotation)
+        elif isinstance(modules[name], nn.Embedding):
+            rotate_inputs(modules[name], rotation)
+        else:
+            rotate_outputs(modules[name], rotation)
+    for norm, readers in stack.reads_stream:
+        bias = getattr(modules[norm.name], "bias", None)
+        if isinstance(bias, Tensor):
+            _rotate_vectors(bias, rotation)
+        for name in readers:
+            rotate_inputs(modules[name], rotation)
     for block in stack.blocks:
-        for _, readers in block.reads:
-            for name in readers:
-                rotate_inputs(model.get_submodule(name), rotation)
         for writer in block.writers:
-            rotate_outputs(model.get_submodule(writer.linear), rotation)
-    if roles.head is not None:
-        rotate_inputs(model.get_submodule(roles.head), rotation)
+            rotate_outputs(modules[writer.linear], rotation)
+
+
+def _rotate_vectors(x: Tensor, rotation: Rotation) -> None:
+    """x (…, D) ← x·Q."""
+    with torch.no_grad():
+        x.copy_(rotation.apply(x.double()))
 
 
 def rotate_values(model: nn.Module, attention: Attention, rotation: Rotation) -> None:

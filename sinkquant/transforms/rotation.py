@@ -1,6 +1,10 @@
 """Random Hadamard rotations: orthogonal matrices that spread an outlier over all channels, never stored as a matrix.
 
 Q = diag(signs) · H with random signs, as in QuIP# (arXiv 2402.04396) and QuaRot (arXiv 2404.00456).
+
+A layer norm subtracts the mean, so that a rotation goes through it only if it leaves the mean alone, which it does if it
+maps the vector of ones to itself: then xQ and x have the same mean, the same deviation, and norm(xQ) = norm(x)Q. One
+reflection behind Q, of 1·Q to 1, makes it so.
 """
 
 from __future__ import annotations
@@ -17,25 +21,37 @@ from sinkquant.transforms.hadamard import constant, fast_hadamard, fast_hadamard
 
 @dataclass(frozen=True)
 class Rotation:
-    """The orthogonal matrix Q = diag(signs) · H (size, size); `seed` draws the signs, None leaves them out."""
+    """The orthogonal matrix Q = diag(signs) · H (size, size); `seed` draws the signs, None leaves them out.
+
+    `keeps_mean`: Q = diag(signs) · H · (I − 2wwᵀ), so that 1·Q = 1, for w along 1·diag(signs)·H − 1.
+    """
 
     size: int
     seed: int | None = None
+    keeps_mean: bool = False
 
     def apply(self, x: Tensor) -> Tensor:
         """x (…, size) -> x @ Q."""
         self._check(x)
-        return fast_hadamard(x if self.seed is None else x * self._signs(x))
+        y = fast_hadamard(x if self.seed is None else x * self._signs(x))
+        return self._reflect(y) if self.keeps_mean else y
 
     def apply_transpose(self, x: Tensor) -> Tensor:
         """x (…, size) -> x @ Qᵀ, the inverse of `apply`."""
         self._check(x)
-        y = fast_hadamard_transpose(x)
+        y = fast_hadamard_transpose(self._reflect(x) if self.keeps_mean else x)
         return y if self.seed is None else y * self._signs(x)
 
     def matrix(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """Q itself (size, size), computed in float64."""
         return self.apply(torch.eye(self.size, dtype=torch.float64)).to(dtype)
+
+    def _reflect(self, x: Tensor) -> Tensor:
+        """x·(I − 2wwᵀ); no more than x where the ones stay as they are without."""
+        ones = torch.ones(self.size, dtype=torch.float64, device=x.device)
+        w = Rotation(self.size, self.seed).apply(ones) - ones
+        w = (w / w.norm().clamp_min(1e-9)).to(x.dtype)
+        return x - 2 * (x @ w)[..., None] * w
 
     def _signs(self, x: Tensor) -> Tensor:
         return random_signs(index(self.size), index(self.seed or 0), x.dtype, x.device)

@@ -31,7 +31,7 @@ def roles_of(traced: dict[str, tuple[Any, Roles]], family: str) -> tuple[Any, Ro
 def test_roles(family: str, traced: dict[str, tuple[Any, Roles]]) -> None:
     model, roles = roles_of(traced, family)
     expected, blocks = FAMILIES[family], roles.blocks
-    assert (roles.attends, roles.rotates) == (expected.attends, expected.rotates)
+    assert (roles.attends, roles.stacks[-1].rotates) == (expected.attends, expected.rotates)
     assert {len(block.reads) for block in blocks} == {expected.reads}
     assert sum(block.attention is not None and block.attention.plain for block in blocks) == expected.plain
     assert sum(block.up is not None for block in blocks) == expected.up

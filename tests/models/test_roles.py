@@ -30,7 +30,7 @@ def test_llama(tiny_llama: LlamaForCausalLM) -> None:
     roles = trace_roles(tiny_llama)
     block = roles.blocks[1]
     assert roles.tied
-    assert not roles.sandwiched
+    assert not roles.stacks[-1].sandwiched
     assert block.attention is not None
     assert (block.attention.heads, block.attention.kv_heads, block.attention.head_dim) == (4, 2, 12)
     assert [site.kind for site in block.sites] == [
@@ -57,7 +57,7 @@ def test_equal_head_counts_do_not_confuse_queries_and_keys(config: type, model: 
 def test_gemma3_has_offset_and_sandwich_norms() -> None:
     torch.manual_seed(0)
     roles = trace_roles(Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, sliding_window=8)).eval())
-    assert roles.sandwiched
+    assert roles.stacks[-1].sandwiched
     assert roles.final_norm is not None
     assert roles.final_norm.kind is NormKind.RMS_OFFSET
     assert all(writer.norm is not None for writer in roles.blocks[0].writers)

@@ -23,6 +23,25 @@ def test_the_matrix_is_orthogonal_and_is_what_apply_does(size: int, seed: int | 
     torch.testing.assert_close(rotation.apply_transpose(x), x @ q.T, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("seed", [None, 7])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_layer_norm_commutes_with_a_rotation_that_keeps_the_mean(size: int, seed: int | None) -> None:
+    rotation, x = Rotation(size, seed, keeps_mean=True), 3 + torch.randn(4, size, dtype=torch.float64)
+    torch.testing.assert_close(rotation.apply(x), x @ rotation.matrix(), rtol=0, atol=1e-11)
+    torch.testing.assert_close(rotation.apply_transpose(rotation.apply(x)), x, rtol=0, atol=1e-11)
+    torch.testing.assert_close(rotation.apply(x).mean(-1), x.mean(-1), rtol=0, atol=1e-11)
+
+    def norm(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.layer_norm(x, (size,))
+
+    torch.testing.assert_close(norm(rotation.apply(x)), rotation.apply(norm(x)), rtol=0, atol=1e-7)
+
+
+def test_an_outlier_is_spread_by_a_rotation_that_keeps_the_mean() -> None:
+    x = 240.0 * torch.eye(576)
+    assert Rotation(576, 0, keeps_mean=True).apply(x).abs().max() < 14  # 10 if nothing were kept
+
+
 @settings(deadline=None, max_examples=50)
 @given(size=st.integers(1, 300), seed=st.one_of(st.none(), st.integers(0, 2**31)))
 def test_apply_and_its_transpose_are_inverses(size: int, seed: int | None) -> None:
