@@ -2,8 +2,8 @@
 
 Q = diag(signs) · H with random signs, as in QuIP# (arXiv 2402.04396) and QuaRot (arXiv 2404.00456).
 
-A layer norm subtracts the mean, so that a rotation goes through it only if it leaves the mean alone, which it does if it
-maps the vector of ones to itself: then xQ and x have the same mean, the same deviation, and norm(xQ) = norm(x)Q. One
+A layer norm subtracts the mean, so that a rotation goes through it only if it leaves the mean alone. It does if it maps
+the vector of ones to itself: then xQ and x have the same mean, the same deviation, and norm(xQ) = norm(x)Q. One
 reflection behind Q, of 1·Q to 1, makes it so.
 """
 
