@@ -152,13 +152,19 @@ def _without_prefix(recipe: Recipe) -> Recipe:
 
 def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Rotations:
     wanted = recipe.transforms
+    ours = FORMATS[recipe.target].ours
     reasons = {stack.name: _keeps_basis(stack) for stack in roles.stacks} if wanted.r1 else {}
+    if (
+        ours
+    ):  # smoothing, which needs the model's own channels, was measured better behind layer norms (docs/low-bit.md)
+        means = {stack.name for stack in roles.stacks if stack.subtracts_mean}
+        reasons |= {n: "layer norms read the stream" for n, reason in reasons.items() if reason is None and n in means}
     for name, reason in reasons.items():
         if reason is not None:
             notes.append(f"R1 is left out{f' of {name}' if len(roles.stacks) > 1 else ''}: {reason}")
     stream = tuple(name for name, reason in reasons.items() if reason is None)
     smooth, inputs = wanted.smooth, wanted.inputs
-    if len(stream) < len(reasons) and FORMATS[recipe.target].ours:
+    if len(stream) < len(reasons) and ours:
         notes.append(
             "smoothing and online rotations of the inputs take R1's place" + (" in all stacks" if stream else "")
         )
