@@ -169,6 +169,16 @@ MUTATIONS = {
         lambda find: lambda *arguments: find(*arguments) & False,
         ("tests/sinks/test_planted.py",),
     ),
+    "padding is pooled": Mutation(
+        "sinkquant.tasks.embedding:pool",
+        lambda pool: lambda states, real, modes: pool(states, real | True, modes),
+        ("tests/tasks/test_text_tasks.py::test_bos_is_seen_and_not_counted",),
+    ),
+    "special tokens are masked": Mutation(
+        "sinkquant.tasks.masked_lm:torch.isin",
+        becomes(lambda ids, special: ids != ids),
+        ("tests/tasks/test_masked_lm.py::test_a_share_of_real_text_is_masked_and_nothing_else",),
+    ),
     "probes always agree": Mutation(
         "sinkquant.evaluation.probe:compare_probes",
         lambda compare: lambda stored, _: compare(stored, stored),

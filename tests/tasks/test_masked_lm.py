@@ -25,7 +25,7 @@ def test_a_share_of_real_text_is_masked_and_nothing_else(plain: object) -> None:
         chosen = labels != IGNORED
         assert torch.equal(labels[chosen], ids[chosen]) and bool((now[chosen] == MASK).all())
         assert torch.equal(now[~chosen], ids[~chosen]) and after.real is before.real
-        assert not torch.isin(ids[chosen], torch.tensor([CLS, SEP, PAD])).any()
+        assert bool((ids[chosen] < min(CLS, SEP, PAD)).all())
         assert bool(chosen.any(1).all())  # even of a text of one token
         text += int(before.real["input_ids"].sum() - 2 * len(before))
         count += int(chosen.sum())

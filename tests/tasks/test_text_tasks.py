@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import sinkquant
 from sinkquant.errors import UsageError
@@ -113,6 +114,14 @@ def test_another_task_is_refused_before_the_work(kind: str, task: str, message: 
     with pytest.raises(sinkquant.SinkquantError, match=message):
         sinkquant.quantize(folder, recipe="w8a8-npu", output=tmp_path / "out", task=task)
     assert not (tmp_path / "out").exists()
+
+
+def test_tensors_of_no_class_of_the_family_are_refused(tmp_path: Path) -> None:
+    folder = save("bert-mlm", tmp_path / "model")
+    file = folder / "model.safetensors"
+    save_file({**load_file(file), "adapter.weight": torch.ones(2)}, file, metadata={"format": "pt"})
+    with pytest.raises(sinkquant.SinkquantError, match=r"no place for, the first is adapter\.weight"):
+        sinkquant.quantize(folder, recipe="w8a8", output=tmp_path / "out", task="embedding")
 
 
 def test_one_text_is_too_few(tmp_path: Path) -> None:
