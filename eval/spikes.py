@@ -132,7 +132,8 @@ def markdown(name: str, rows: list[Row]) -> str:
     lines += [
         "", f"Full precision: {row['baseline_perplexity']:.2f}.", "", "## How it was measured", "",
         f"- {row['tokens']} scored tokens of {row['text']} in {row['windows']} windows of {row['window']}; calibrated "
-        f"on {row['calibration']}; no BOS on either side; where there is a prefix, it is {PREFIX[name]}; seed 0; float32; {versions}.",
+        f"on {row['calibration']}; no BOS on either side; where there is a prefix, it is {PREFIX[name]}; "
+        f"seed 0; float32; {versions}.",
         f"- Overrides in every row: `{' '.join(COMMON)}`.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
