@@ -22,15 +22,16 @@ SPEECH = TEXT | {
 VISION: dict[str, Any] = {
     "image_size": SIDE, "patch_size": 8, "num_labels": CLASSES, "hidden_size": 64, "intermediate_size": 128,
     "num_hidden_layers": 4, "num_attention_heads": 4, "projection_dim": 32, "vocab_size": 64, "window_size": 4,
-    "out_features": None, "out_indices": None, "num_classes": CLASSES, "num_image_tokens": 64,
+    "num_classes": CLASSES, "num_image_tokens": 64,
 }  # fmt: skip
 PYRAMID = {"depths": [1, 1, 2, 1], "hidden_sizes": [16, 32, 64, 64]}
 SPECIAL: dict[str, dict[str, Any]] = {
-    "beit": {"use_relative_position_bias": True},
+    "beit": {"use_relative_position_bias": True, "out_indices": [0, 1, 2, 3]},
     "bit": {"embedding_size": 16, "hidden_sizes": [16, 32, 64, 64], "depths": [1, 1, 1, 1], "num_groups": 8},
     "convnext": PYRAMID,
     "convnextv2": PYRAMID,
-    "cvt": {"embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 1, 2]},
+    "cvt": {"embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 1, 2], "patch_sizes": [7, 3, 3], "num_labels": CLASSES},
+    "data2vec-vision": {"out_indices": [0, 1, 2, 3]},
     "deit": {"encoder_stride": 8},
     "dinat": {"embed_dim": 16, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 4]},
     "dinov3_convnext": PYRAMID,
@@ -40,7 +41,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "swin2sr": {"embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "patch_size": 1, "window_size": 8},
     "hiera": {
         "embed_dim": 16, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 4], "masked_unit_size": [8, 8],
-        "patch_size": [7, 7],
+        "patch_size": [7, 7], "image_size": [64, 64],
     },
     "focalnet": {"embed_dim": 16, "depths": [1, 2], "hidden_sizes": [16, 32], "patch_size": 4,
                  "focal_levels": [2, 2], "focal_windows": [3, 3]},
@@ -99,8 +100,11 @@ def families(task: str) -> list[str]:
 
 def tiny_config(task: str, family: str) -> PreTrainedConfig:
     """The configuration that the family is tried in."""
-    cls = CONFIG_MAPPING[family]
-    return cls(**merge(_overrides(cls, MAPPINGS[task][1]), SPECIAL.get(family, {})))
+    cls, (key, sizes) = CONFIG_MAPPING[family], MAPPINGS[task]
+    config = cls(**merge(_overrides(cls, sizes), SPECIAL.get(family, {})))
+    classes = getattr(modeling_auto, f"MODEL_FOR_{key}_MAPPING_NAMES")[family]
+    config.architectures = [classes if isinstance(classes, str) else classes[0]]
+    return config
 
 
 def _overrides(config: type[PreTrainedConfig], sizes: dict[str, Any]) -> dict[str, Any]:

@@ -72,9 +72,10 @@ def _answers(model: Any, tensors: dict[str, Tensor]) -> list[list[int]]:
 def _shifted(model: Any, tokenizer: Any, labels: Tensor, real: Tensor) -> Tensor:
     """The decoder's inputs (N, T) for labels of which `real` (N, T) are no padding."""
     own = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    if own is not None:
-        made: Tensor = own(labels=labels)
-    else:
+    made: Tensor
+    try:
+        made = own(labels=labels)  # type: ignore[misc]
+    except (AttributeError, TypeError, ValueError):  # none, or one that asks the configuration for what it lacks
         made = torch.cat([torch.full((len(labels), 1), start_token(model)), labels[:, :-1]], dim=1)
     return made.masked_fill(~real, pad_id(tokenizer))
 

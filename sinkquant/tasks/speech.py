@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sinkquant.errors import UsageError
 from sinkquant.inputs.batches import Batch
 from sinkquant.inputs.sources import INPUTS, SELF
 from sinkquant.tasks.task import Ask, Data
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from sinkquant.models.source import Source
 
 AT_ONCE = 4  # clips that are padded to one length
-FRAMES = 211  # of the probe, where a model takes any number; a prime
+FRAMES, WAVE = 211, 16001  # of the probe, where a model takes any number; lengths that nothing else has
 
 
 class Speech(TeacherForced):
@@ -36,13 +37,20 @@ class Speech(TeacherForced):
         return load_processor(source, "AutoProcessor")
 
     def sources(self, model: Any, samples: int) -> Batch:
-        """Noise: as many frames as the model's encoder has positions for."""
-        convolutions = [m for m in model.get_encoder().modules() if isinstance(m, torch.nn.Conv1d)]
-        places = getattr(model.config, "max_source_positions", None)
-        frames = FRAMES if places is None else places * math.prod(m.stride[0] for m in convolutions)
+        """Noise in the form that the encoder takes: (N, channels, frames), (N, frames, channels) or waves (N, n).
+
+        Raises UsageError where it takes none of them.
+        """
+        encoder, draw = model.get_encoder(), torch.Generator().manual_seed(0)
+        convolutions = [m for m in encoder.modules() if isinstance(m, torch.nn.Conv1d)]
         channels = convolutions[0].in_channels if convolutions else 1
-        noise = torch.randn(samples, channels, frames, generator=torch.Generator().manual_seed(0))
-        return Batch({model.main_input_name: noise if convolutions else noise[:, 0]})
+        places = getattr(model.config, "max_source_positions", None) or 0
+        full = places * math.prod(m.stride[0] for m in convolutions)
+        for shape in ((channels, FRAMES), (FRAMES, channels), (WAVE,), (channels, full)):
+            noise = torch.randn(samples, *shape, generator=draw)
+            if _takes(encoder, model.main_input_name, noise):
+                return Batch({model.main_input_name: noise})
+        raise UsageError(f"{type(model).__name__} hears neither spectra nor waves: this architecture is not supported.")
 
     def read(self, ask: Ask, processor: Any, model: Any, roles: Roles) -> Data:
         """Clips with transcripts, or clips that the model transcribes."""
@@ -63,6 +71,15 @@ class Speech(TeacherForced):
     def place(self, model: Any, stack: Stack, index: int, rows: int) -> str:
         """A frame of the encoder, or a position of the decoder."""
         return f"{'frame' if self.hears(model, stack) else 'token'} {index}"
+
+
+@torch.no_grad()
+def _takes(encoder: Any, name: str, noise: torch.Tensor) -> bool:
+    try:
+        encoder(**{name: noise})
+    except Exception:  # whatever a model's code raises that wants another form
+        return False
+    return True
 
 
 def plain(processor: Any, text: str) -> str:
