@@ -30,7 +30,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "bit": {"embedding_size": 16, "hidden_sizes": [16, 32, 64, 64], "depths": [1, 1, 1, 1], "num_groups": 8},
     "convnext": PYRAMID,
     "convnextv2": PYRAMID,
-    "cvt": {"embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 1, 2], "patch_sizes": [7, 3, 3], "num_labels": CLASSES},
+    "cvt": {"embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 1, 2], "patch_sizes": [7, 3, 3]},
     "data2vec-vision": {"out_indices": [0, 1, 2, 3]},
     "deit": {"encoder_stride": 8},
     "dinat": {"embed_dim": 16, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 4]},

@@ -49,6 +49,10 @@ class Images(Sequence["Image"]):
 
     def in_model(self, config: Any) -> Images:
         """The same with the labels of the model that `config` describes, see `classes.in_model`."""
+        if not config.id2label:
+            labelled = any(label is not None for label in self.labels)
+            clause = "; labels are left out, because the model names no classes" if labelled else ""
+            return replace(self, labels=(None,) * len(self), classes=(), said=self.said + clause)
         count = len(config.id2label)
         known = classes.in_model(self.classes, config) if self.classes else range(count)
         labels = tuple(known[label] if label is not None and label < len(known) else None for label in self.labels)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
+from sinkquant.errors import SinkquantError
 from sinkquant.models.attention import own_attention
 from sinkquant.models.record import Trace, first_tensor
 from sinkquant.models.stacks import Chain
@@ -103,7 +104,12 @@ def _run(model: nn.Module, trace: Trace, stacks: Mapping[str, Chain], *, gradien
 
             forwards[block] = forward
     with stand_ins(model, forwards), own_attention(model, trace.own):
-        seen.output = call_model(model, trace.probe)
+        try:
+            seen.output = call_model(model, trace.probe)
+        except Exception as error:  # whatever a model's code raises that misses an output
+            raise SinkquantError(
+                f"{type(model).__name__} reads more of its blocks than the residual stream, which is not supported yet."
+            ) from error
     return seen
 
 

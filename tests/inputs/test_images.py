@@ -259,6 +259,12 @@ def test_labels_that_the_model_has_not_are_unknown_and_said(tmp_path: Path) -> N
     assert "1 label unknown to the model, which has 2 classes" in images.said
 
 
+def test_a_model_that_names_no_classes_gets_no_labels(tmp_path: Path) -> None:
+    images = read_images(folder(tmp_path, "1_hen.png", "9_jay.png")).in_model(SimpleNamespace(id2label=None))
+    assert (images.labels, images.classes) == ((None, None), ())
+    assert "the model names no classes" in images.said
+
+
 def processor(images: list[Any], return_tensors: str) -> dict[str, Any]:
     assert return_tensors == "pt"
     if len({image.size for image in images}) > 1:

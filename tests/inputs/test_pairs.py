@@ -107,6 +107,21 @@ def test_batches_hold_the_source_and_the_target_shifted_right(model: BartForCond
     assert batch.texts == ("cb", "c")
 
 
+def test_a_model_that_lacks_what_its_own_shift_asks_for_is_shifted_all_the_same(
+    model: BartForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = Pairs(("ab", "a"), ("cb", "c"), "here", "read")
+    expected = pair_batches(pairs, byte_tokenizer(), model, 2)[0]
+
+    def lacks(labels: torch.Tensor) -> torch.Tensor:
+        raise AttributeError("decoder_start_token_id")
+
+    monkeypatch.setattr(model, "prepare_decoder_input_ids_from_labels", lacks)
+    made = pair_batches(pairs, byte_tokenizer(), model, 2)[0]
+    for name, tensor in expected.tensors.items():
+        assert torch.equal(made.tensors[name], tensor)
+
+
 def test_texts_are_tokenized_and_cut_where_the_positions_end(model: BartForConditionalGeneration) -> None:
     batches = pair_batches(Pairs(("a" * 30, "b"), ("c" * 30, "d"), "here", "read"), byte_tokenizer(), model, 1)
     assert batches.items[0].tensors["input_ids"].shape == batches.items[0].tensors["decoder_input_ids"].shape == (1, 12)

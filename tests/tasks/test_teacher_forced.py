@@ -133,3 +133,38 @@ def test_some_samples_are_for_the_proof() -> None:
 def test_tasks_are_found_by_their_classes(name: str) -> None:
     stated = {"seq2seq-lm": "BartForConditionalGeneration", "speech": "WhisperForConditionalGeneration"}[name]
     assert stated in _classes(TASKS[name])
+
+
+class Hears(torch.nn.Module):
+    """An encoder of one form of sound: (N, 8, frames), (N, frames, 8), waves of 400 values at least, or 60 frames."""
+
+    main_input_name = "input_features"
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form, self.conv = form, torch.nn.Conv1d(8, 4, 3, stride=2)
+        self.config = SimpleNamespace(max_source_positions=30)
+
+    def get_encoder(self) -> Hears:
+        return self
+
+    def forward(self, input_features: torch.Tensor) -> torch.Tensor:
+        if self.form == "waves":
+            return input_features.unfold(1, 400, 160)
+        if self.form == "fixed":
+            assert input_features.shape[-1] == 60
+        return self.conv(input_features.movedim(1, 2) if self.form == "frames first" else input_features)
+
+
+@pytest.mark.parametrize("form", ["channels first", "frames first", "waves", "fixed"])
+def test_a_probe_has_the_form_that_the_encoder_hears(form: str) -> None:
+    model = Hears(form)
+    with torch.no_grad():
+        model(**SPEECH.sources(model, 2).tensors)
+
+
+def test_what_hears_nothing_is_refused_in_a_sentence() -> None:
+    model = Hears("fixed")
+    model.config.max_source_positions = 7
+    with pytest.raises(UsageError, match="neither spectra nor waves"):
+        SPEECH.sources(model, 1)
