@@ -19,12 +19,13 @@ Chain = dict[str, Stream]  # names of blocks, and how each takes and gives the s
 
 
 def find_stacks(model: nn.Module, trace: Trace) -> dict[str, Chain]:
-    """Every stack by the name of its list, in order of execution; of lists inside each other the outer one.
+    """Every stack by the name of its list, in order of execution; of lists inside each other the outer one, unless the
+    number of places changes from one of its blocks to the next: those are stages, and the lists in them are stacks.
 
     Raises SinkquantError where there is none, or one whose blocks cannot be run one by one.
     """
     calls = Counter(event.name for event in trace.events)
-    found, several = dict[str, Chain](), False
+    found, several, stages = dict[str, Chain](), False, False
     for name, module in model.named_modules():
         inside = any(name.startswith(outer + ".") for outer in found)
         if inside or not isinstance(module, nn.ModuleList | nn.Sequential) or not len(module):
@@ -41,16 +42,31 @@ def find_stacks(model: nn.Module, trace: Trace) -> dict[str, Chain]:
         steps = [step for step in links if step is not None]
         if not steps and not _alone(trace, names[0]):
             continue
-        found[name] = _carrying(model, trace, _chain(trace, names, steps))
+        chain = _chain(trace, names, steps)
+        if _places_change(trace, chain):
+            stages = True
+            continue
+        found[name] = _carrying(model, trace, chain)
     if not found:
-        reason = (
-            "its blocks run more than once in a pass"
-            if several
-            else "no list of blocks was found that take the residual stream one from the other"
+        raise SinkquantError(
+            f"{type(model).__name__}: {_none(several, stages)}; this architecture is not supported yet."
         )
-        raise SinkquantError(f"{type(model).__name__}: {reason}; this architecture is not supported yet.")
     order = {event.name: place for place, event in enumerate(trace.events)}
     return dict(sorted(found.items(), key=lambda item: order[next(iter(item[1]))]))
+
+
+def _places_change(trace: Trace, chain: Chain) -> bool:
+    """Whether blocks of one list are given streams of unequal shapes."""
+    return len({stream.taken(trace.of(name).arguments).shape for name, stream in chain.items()}) > 1
+
+
+def _none(several: bool, stages: bool) -> str:
+    """Why there is no stack."""
+    if several:
+        return "its blocks run more than once in a pass"
+    if stages:
+        return "its blocks change the shape of the residual stream from one to the next"
+    return "no list of blocks was found that take the residual stream one from the other"
 
 
 def _alone(trace: Trace, name: str) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import transformers
 from torch import nn
 
 from sinkquant.models.roles import AttentionKind, Roles, SiteKind
 from sinkquant.models.trace import trace_roles
+from sinkquant.tasks.images import IMAGE_CLASSIFICATION
 from tests.stacks import KINDS, make
 
 
@@ -124,3 +126,18 @@ def test_streams_that_nothing_unknown_writes_are_closed(traced: dict[str, tuple[
         "ModernBERT": [False], "MPNet": [False], "BART": [False, False], "Marian": [False, False], "T5": [True, True],
         "Whisper": [False, True], "GPT-2": [True], "OPT": [True], "LLaVA": [False, True],
     }  # fmt: skip
+
+
+STAGES: dict[str, dict[str, Any]] = {
+    "Swin": {"embed_dim": 16, "depths": [1, 2, 1], "num_heads": [2, 4, 4], "patch_size": 4, "window_size": 4},
+    "Segformer": {"depths": [1, 2, 1, 1], "hidden_sizes": [16, 32, 48, 64], "num_attention_heads": [1, 2, 4, 4]},
+}
+
+
+@pytest.mark.parametrize("family", STAGES)
+def test_stages_of_unequal_numbers_of_places_are_stacks_of_their_own(family: str) -> None:
+    config = getattr(transformers, f"{family}Config")(image_size=64, **STAGES[family])
+    model = getattr(transformers, f"{family}ForImageClassification")(config).eval()
+    roles = trace_roles(model, IMAGE_CLASSIFICATION.probe(model))
+    assert [len(stack.blocks) for stack in roles.stacks] == STAGES[family]["depths"]
+    assert all(block.linears for stack in roles.stacks for block in stack.blocks)
