@@ -16,7 +16,7 @@ def markdown(rows: Sequence[Row], steps: Sequence[str]) -> str:
         tasks[row["task"]][row["family"]][row["recipe"]] = row
     lines = [
         "# Families of the other tasks", "",
-        "| task | types | built | every step works | refused before the work | faults |", "|---" * 6 + "|",
+        "| task | types measured | built | every step works | refused before the work | faults |", "|---" * 6 + "|",
         *(_counts(task, found, steps) for task, found in tasks.items()), "",
         "Where a step works: error of the answers relative to their spread over samples.", "",
     ]  # fmt: skip
@@ -34,7 +34,8 @@ def markdown(rows: Sequence[Row], steps: Sequence[str]) -> str:
 SAID = (
     "Random weights, one configuration a family (`eval/zoo/configs.py`), one hidden unit planted as a spike; invented "
     "words, clouds of colour of mixed sizes and modes. Every checkpoint was loaded again, held bit for bit against its "
-    "proof, evaluated, inspected, and one a family verified in a process of its own."
+    "proof, evaluated, inspected, and one a family verified in a process of its own. "
+    "Families without a row were not measured."
 )
 
 
