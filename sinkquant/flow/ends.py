@@ -14,15 +14,16 @@ from sinkquant.transforms.norms import untie
 
 def quantize_ends(session: Session, plan: Plan) -> None:
     """Round them where the plan says so."""
-    model, roles, settings = session.model, session.roles, plan.recipe.weights
+    model, roles = session.model, session.roles
+    head_bits = plan.bits.get(roles.head, 16) if roles.head is not None else 16
     embedding_bits = plan.bits[roles.embedding] if roles.embedding is not None else 16
-    if settings.head_bits == 16 and embedding_bits == 16:
+    if head_bits == 16 and embedding_bits == 16:
         return
     if getattr(model.config, "tie_word_embeddings", False):
         untie(model, roles)
-    if settings.head_bits < 16 and roles.head is not None:
+    if head_bits < 16 and roles.head is not None:
         head = model.get_submodule(roles.head)
-        scheme = LinearScheme(WeightScheme(settings.head_bits))
+        scheme = LinearScheme(WeightScheme(head_bits))
         assert scheme.weight is not None
         codes = round_to_nearest(head.weight, scheme.weight, search=True)
         replace_module(model, roles.head, QuantizedLinear.from_linear(head, scheme, codes))

@@ -19,6 +19,7 @@ from sinkquant.transforms.apply import Rotations
 if TYPE_CHECKING:
     from torch import nn
 
+BOUND = "the head and several embeddings have one weight"
 Shapes = Mapping[str, tuple[int, int]]  # module name -> (out features, in features)
 
 
@@ -60,10 +61,11 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
     bits = {name: scheme.weight.bits if scheme.weight else 16 for name, scheme in linears.items()}
     if roles.embedding is not None:
         bits[roles.embedding] = recipe.weights.embedding_bits
-    if roles.head is not None and (
-        not roles.tied or roles.list_name in rotations.stream or recipe.weights.head_bits < 16
-    ):
+    rounded = not roles.tied or roles.list_name in rotations.stream or recipe.weights.head_bits < 16
+    if roles.head is not None and rounded and not roles.bound:
         bits[roles.head] = recipe.weights.head_bits
+    if roles.bound and recipe.weights.head_bits < 16:
+        notes.append(f"the head keeps its precision: {BOUND}")
     if any(scheme.spikes for scheme in linears.values()):
         asked = recipe.activations.spikes
         found = f"up to {MOST} channels of inputs that are not rotated online are multiplied in float, where it pays"
@@ -153,7 +155,7 @@ def _without_prefix(recipe: Recipe) -> Recipe:
 def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Rotations:
     wanted = recipe.transforms
     ours = FORMATS[recipe.target].ours
-    reasons = {stack.name: _keeps_basis(stack) for stack in roles.stacks} if wanted.r1 else {}
+    reasons = {stack.name: BOUND if roles.bound else _keeps_basis(stack) for stack in roles.stacks if wanted.r1}
     if (
         ours
     ):  # smoothing, which needs the model's own channels, was measured better behind layer norms (docs/low-bit.md)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -22,9 +23,13 @@ def linear_schemes(model: nn.Module) -> dict[str, LinearScheme]:
 
 
 def round_floats(model: nn.Module, dtype: torch.dtype) -> None:
-    """Round every float parameter through the stored dtype, so that memory and disk hold the same numbers."""
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
+    """Round every float parameter through the stored dtype, so that memory and disk hold the same numbers.
+
+    What a class lists as not saved, such as sines of positions, is made anew in full precision where it is loaded.
+    """
+    made = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_save", None) or ()]
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not any(pattern.search(name) for pattern in made):
             parameter.data = parameter.data.to(dtype).to(parameter.dtype)
 
 

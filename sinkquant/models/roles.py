@@ -193,6 +193,11 @@ class Roles:
     own_linears: bool = False
 
     @property
+    def bound(self) -> bool:
+        """Whether the head has the weight of several embeddings: it cannot change unless they all do."""
+        return self.tied and self.embedding is None
+
+    @property
     def blocks(self) -> tuple[Block, ...]:
         """All blocks of all stacks, in order of execution."""
         return tuple(block for stack in self.stacks for block in stack.blocks)
