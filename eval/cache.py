@@ -25,7 +25,7 @@ from eval.runs import RESULTS, SUBJECTS, Row, Subject, write
 from sinkquant.evaluation.metric import PERPLEXITY
 from sinkquant.evaluation.versions import versions
 from sinkquant.evaluation.windows import text_windows
-from sinkquant.models.attention import STAGES
+from sinkquant.models.attention import TAPS
 from sinkquant.models.load import load_model
 from sinkquant.models.source import resolve
 from sinkquant.quantization.scheme import KVScheme
@@ -44,9 +44,9 @@ def set_scheme(model: Any, **changes: int) -> KVScheme:
     """Every attention with these bits and this many recent tokens; its transforms stay. Returns one scheme."""
     schemes = []
     for module in model.modules():
-        for stage in getattr(module, STAGES, ()):
+        for stage in getattr(module, TAPS, ()):
             schemes.append(replace(stage.scheme, **changes))
-            setattr(module, STAGES, (KVStage(schemes[-1]),))
+            setattr(module, TAPS, (KVStage(schemes[-1]),))
     return schemes[0]
 
 
@@ -79,7 +79,7 @@ def filled_bytes(model: Any, cache: Cache, dtype: torch.dtype) -> int:
             key, value = torch.randn(2, 1, config.num_key_value_heads, WINDOW, size).to(dtype)
             layer = cache.layers[module.layer_idx]
             if isinstance(cache, sinkquant.SinkCache):
-                layer.write(key, value, getattr(module, STAGES)[0].grids(module))  # type: ignore[union-attr]
+                layer.write(key, value, getattr(module, TAPS)[0].grids(module))  # type: ignore[union-attr]
             else:
                 layer.update(key, value)
     names = ("keys", "values", "_quantized_keys", "_quantized_values")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,17 @@ from transformers import PreTrainedModel
 
 from sinkquant.arguments import checked
 from sinkquant.errors import UsageError
-from sinkquant.flow.detect import HELD_OUT, LENGTH, WINDOWS, detect_loaded
+from sinkquant.flow.detect import LENGTH, TRIED, WINDOWS, detect_loaded
 from sinkquant.flow.session import Session
 from sinkquant.models.finite import check_finite
 from sinkquant.models.load import load_model
 from sinkquant.models.source import resolve
 from sinkquant.models.trace import trace_roles
+from sinkquant.progress import Progress
 from sinkquant.sinks.report import SinkReport
 from sinkquant.tasks.task import Ask
 from sinkquant.tasks.tasks import DEFAULT, TASKS, find_task
 
-Progress = Callable[[int, int], None]
 MOST = 16  # tokens of a prefix
 
 
@@ -58,7 +57,7 @@ def detect(
         network, label, purpose = model, type(model).__name__, TASKS[task or DEFAULT]
     roles = trace_roles(network, purpose.probe(network))
     text = None if calibration is None else str(calibration)
-    asked = Ask(text, WINDOWS, HELD_OUT, LENGTH, seed=0, bos=bos, front=max_prefix, proves=False)
+    asked = Ask(text, WINDOWS, TRIED, LENGTH, seed=0, bos=bos, front=max_prefix, proves=False)
     data = purpose.read(asked, tokenizer, network, roles)
     session = Session(network, roles, purpose, tokenizer, label, source, data, {}, data.begin)
     return detect_loaded(session, max_prefix=max_prefix, tell=progress)

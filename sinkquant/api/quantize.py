@@ -15,10 +15,10 @@ from sinkquant.flow.estimate import Estimate
 from sinkquant.flow.plan import Plan
 from sinkquant.flow.result import Options, Result
 from sinkquant.flow.run import run
-from sinkquant.flow.timing import Progress
 from sinkquant.formats.finished import Unfinished
 from sinkquant.formats.folder import claim
 from sinkquant.models.source import local_place, resolve
+from sinkquant.progress import StageProgress
 from sinkquant.recipes import Recipe, load_recipe, overridden
 from sinkquant.recipes.candidates import refuse_both
 
@@ -39,7 +39,7 @@ def quantize(
     overwrite: bool = False,
     dry_run: bool = False,
     trust_remote_code: bool = False,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     planned: Callable[[Plan, Estimate], None] | None = None,
 ) -> Result:
     """Quantize `model` (folder, hub id, .gguf, package:NAME) after `recipe` and write the checkpoint to `output`.

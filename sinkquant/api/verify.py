@@ -68,19 +68,19 @@ def verify(path: str | Path, *, runtime: str = "transformers", trust_remote_code
 def _fresh(folder: Path, runtime: str, trust_remote_code: bool) -> dict[str, Any]:
     """The probe by a new process, which imports nothing from the checkpoint or the working folder and asks nobody."""
     with TemporaryDirectory() as temporary:
-        target = Path(temporary) / "answer.json"
-        command = [sys.executable, "-P", "-m", "sinkquant.formats.reload", str(folder.absolute()), runtime, str(target)]
+        file = Path(temporary) / "answer.json"
+        command = [sys.executable, "-P", "-m", "sinkquant.formats.reload", str(folder.absolute()), runtime, str(file)]
         command += ["trust-remote-code"] if trust_remote_code else []
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
             cwd=temporary, env=_environment(),
         )  # fmt: skip
-        if not target.is_file():
+        if not file.is_file():
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise SinkquantError(
                 f"{runtime} cannot run {folder} ({reason}): see which runtimes can with sinkquant inspect."
             )
-        answer: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
+        answer: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if "error" in answer:
         raise SinkquantError(answer["error"])
     return answer

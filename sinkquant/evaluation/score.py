@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.evaluation.metric import METRICS, Metric, exp
 from sinkquant.inputs.batches import Batch, Batches
+from sinkquant.progress import Progress
 from sinkquant.tasks.causal_lm import CausalLM
 from sinkquant.tasks.task import IGNORED, Task
 
@@ -20,9 +21,6 @@ RESULT = "the result"
 """What messages call a quantized model."""
 
 LOSS = "perplexity"
-
-Progress = Callable[[int, int], None]
-"""Called as `progress(done, total)` after every sample."""
 
 
 @dataclass(frozen=True)

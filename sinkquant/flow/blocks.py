@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from sinkquant.flow.block import quantize_block
 from sinkquant.flow.plan import Plan
-from sinkquant.flow.session import Session, Tell
+from sinkquant.flow.session import Session
 from sinkquant.formats.finished import ResumeStore
 from sinkquant.models.roles import Block
+from sinkquant.progress import Progress
 from sinkquant.quantization.scheme import LinearScheme
 from sinkquant.runtime.kv import install
 from sinkquant.runtime.linear import QuantizedLinear
@@ -19,7 +20,7 @@ from sinkquant.runtime.modules import replace_module
 from sinkquant.walk.walk import BlockRun, Walk
 
 
-def quantize_blocks(session: Session, plan: Plan, store: ResumeStore, tell: Tell) -> None:
+def quantize_blocks(session: Session, plan: Plan, store: ResumeStore, tell: Progress) -> None:
     """Quantize on the calibration data; blocks that `store` holds are taken from it."""
     model, roles = session.model, session.roles
     if all(scheme.weight is None and scheme.activation is None for scheme in plan.linears.values()):

@@ -6,8 +6,9 @@ from collections import Counter
 
 from sinkquant.errors import UsageError
 from sinkquant.flow.plan import Plan, count, raised
-from sinkquant.flow.session import Session, Tell
+from sinkquant.flow.session import Session
 from sinkquant.formats.finished import ResumeStore
+from sinkquant.progress import Progress
 from sinkquant.sensitivity.measure import measure
 from sinkquant.sensitivity.spend import spend
 
@@ -15,7 +16,7 @@ TOKENS, LENGTH = 512, 128  # of calibration text: sites differ by factors, so th
 SHOWN = 10  # sites whose sensitivity is reported
 
 
-def spend_budget(session: Session, plan: Plan, store: ResumeStore, tell: Tell) -> tuple[Plan, dict[str, float]]:
+def spend_budget(session: Session, plan: Plan, store: ResumeStore, tell: Progress) -> tuple[Plan, dict[str, float]]:
     """The plan with some sites at 8 bits, and the largest sensitivities (KL in nats a token) by a site's first linear.
 
     The model is transformed and not yet rounded; `store` keeps what was measured.

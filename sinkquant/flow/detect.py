@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from sinkquant.flow.session import Session, Tell
+from sinkquant.flow.session import Session
+from sinkquant.progress import Progress
 from sinkquant.sinks.build import build_report
 from sinkquant.sinks.report import SinkReport
 from sinkquant.sinks.survey import survey
 
 LENGTH = 256  # tokens a detection window: sinks show in the first few, and attention costs the square
-WINDOWS, HELD_OUT = 8, 4
+WINDOWS, TRIED = 8, 4
 
 
-def detect_loaded(session: Session, *, max_prefix: int, tell: Tell | None = None) -> SinkReport:
+def detect_loaded(session: Session, *, max_prefix: int, tell: Progress | None = None) -> SinkReport:
     """The report of the session's model: on short windows of text, with the prefix that absorbs its sinks, or on some
     samples of anything else."""
     task, data = session.task, session.data
@@ -22,7 +23,7 @@ def detect_loaded(session: Session, *, max_prefix: int, tell: Tell | None = None
             progress=tell, texts=lambda token: tokenizer.decode([token]),
         )  # fmt: skip
     windows = task.pieces(data.calibration, LENGTH, WINDOWS * LENGTH)
-    rest = task.pieces(data.held_out, LENGTH, HELD_OUT * LENGTH)
+    rest = task.pieces(data.held_out, LENGTH, TRIED * LENGTH)
     ids, held_out = (next(iter(part[0].tensors.values())) for part in (windows, rest))
     return build_report(
         session.model, session.roles, session.processor, ids, held_out, bos=data.begin is not None,

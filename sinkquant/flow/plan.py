@@ -14,7 +14,7 @@ from sinkquant.models.writers import ON_THE_STREAM
 from sinkquant.quantization.scheme import ActivationScheme, KVScheme, LinearScheme, WeightScheme
 from sinkquant.recipes.load import overridden
 from sinkquant.recipes.schema import Recipe
-from sinkquant.transforms.apply import Rotations
+from sinkquant.transforms.apply import Transforms
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +29,7 @@ class Plan:
 
     recipe: Recipe
     prefix: tuple[int, ...]
-    rotations: Rotations
+    rotations: Transforms
     linears: Mapping[str, LinearScheme]
     kv: KVScheme
     bits: Mapping[str, int]  # bits of every matrix of the model
@@ -152,7 +152,7 @@ def _without_prefix(recipe: Recipe) -> Recipe:
     return overridden(recipe, ["activations.spikes=auto"])
 
 
-def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Rotations:
+def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Transforms:
     wanted = recipe.transforms
     ours = FORMATS[recipe.target].ours
     reasons = {stack.name: BOUND if roles.bound else _keeps_basis(stack) for stack in roles.stacks if wanted.r1}
@@ -180,7 +180,7 @@ def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Rotations:
     if wanted.r2 and len(values) < len(roles.blocks):
         notes.append(f"R2 is left out in {len(roles.blocks) - len(values)} blocks without plain value projections")
     keys = wanted.r3 and recipe.kv_cache.bits < 16  # keys that are not rounded would be rotated for nothing
-    return Rotations(fold, stream, values, keys, wanted.r4, wanted.seed, smooth, inputs)
+    return Transforms(fold, stream, values, keys, wanted.r4, wanted.seed, smooth, inputs)
 
 
 def _keeps_basis(stack: Stack) -> str | None:
@@ -199,7 +199,7 @@ def _keeps_basis(stack: Stack) -> str | None:
 
 
 def _schemes(
-    recipe: Recipe, block: Block, shapes: Shapes, rotations: Rotations, notes: list[str]
+    recipe: Recipe, block: Block, shapes: Shapes, rotations: Transforms, notes: list[str]
 ) -> dict[str, LinearScheme]:
     weights, inputs = recipe.weights, recipe.activations
     schemes = {}
@@ -222,7 +222,7 @@ def _schemes(
     return schemes
 
 
-def _rotated_online(rotations: Rotations, kind: SiteKind) -> bool:
+def _rotated_online(rotations: Transforms, kind: SiteKind) -> bool:
     if kind is SiteKind.DOWN_INPUT:
         return rotations.down
     return rotations.inputs and kind is not SiteKind.OTHER

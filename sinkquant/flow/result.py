@@ -9,7 +9,7 @@ from typing import Any
 
 from sinkquant.flow.estimate import Estimate
 from sinkquant.flow.plan import Plan
-from sinkquant.flow.timing import Progress
+from sinkquant.progress import StageProgress
 from sinkquant.sinks.report import SinkReport
 
 
@@ -54,5 +54,5 @@ class Options:
     calibration: str | None = None
     dry_run: bool = False
     trust_remote_code: bool = False
-    progress: Progress | None = None
+    progress: StageProgress | None = None
     planned: Callable[[Plan, Estimate], None] | None = None

@@ -21,7 +21,7 @@ from sinkquant.flow.prove import metrics_of, prove, take_baseline
 from sinkquant.flow.result import Options, Result
 from sinkquant.flow.timing import Stages, peak_memory
 from sinkquant.flow.transform import transform
-from sinkquant.flow.tune import tune, tuning_target
+from sinkquant.flow.tune import teacher_of, tune
 from sinkquant.formats.finished import Unfinished
 from sinkquant.formats.folder import check_space
 from sinkquant.formats.manifest import amend_manifest
@@ -56,18 +56,18 @@ def run(
     if plan.recipe.weights.budget is not None:
         with stages("sensitivity", steps=True) as tell:
             plan, figures["sensitivity"] = spend_budget(session, plan, store, tell)
-    target = None
+    teacher = None
     if plan.recipe.tuning.epochs:
         with stages("targets"):
-            target = tuning_target(session, plan.recipe.tuning)
+            teacher = teacher_of(session, plan.recipe.tuning)
     with stages("quantize", steps=True) as tell:
         quantize_blocks(session, plan, store, tell)
         quantize_ends(session, plan)
     gc.collect()
-    if target is not None:
+    if teacher is not None:
         with stages("tune", steps=True) as tell:
-            figures["tuning"] = tune(session, target, plan.recipe.tuning, tell)
-        del target
+            figures["tuning"] = tune(session, teacher, plan.recipe.tuning, tell)
+        del teacher
     folder.mkdir()
     with stages("export"):
         export(session, plan, folder, facts_of(session, plan, report), figures)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +11,6 @@ from sinkquant.models.source import Source
 from sinkquant.tasks.task import Data, Task
 
 DEFAULT_THRESHOLD = 64.0  # without a report: the ratio that PrefixQuant (arXiv 2410.05265) calls an outlier token
-
-Tell = Callable[[int, int], None]
-"""Progress of one stage: done, total."""
 
 
 @dataclass(eq=False)

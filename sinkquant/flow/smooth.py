@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sinkquant.flow.balance import KVMoments, balance_keys
 from sinkquant.flow.session import Session
-from sinkquant.models.attention import stages
+from sinkquant.models.attention import taps
 from sinkquant.models.roles import Attention, Block, Site, SiteKind
 from sinkquant.quantization.scheme import KVScheme
 from sinkquant.sinks.rows import ordinary_rows
@@ -37,7 +37,7 @@ def smooth(session: Session, *, linears: bool, keys: bool, center: bool, seed: i
             if linears:
                 samples.setdefault(name, Sample(1)).add(rows[real & ordinary_rows(rows, real, session.threshold)])
 
-        with stages(modules, moments):
+        with taps(modules, moments):
             outputs = run_and_show(run, show)
         transforms, drawn = None, seed + 1 + run.index
         for site in run.roles.sites if linears else ():

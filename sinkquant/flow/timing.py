@@ -5,13 +5,12 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sinkquant.errors import SinkquantError
-
-Progress = Callable[[str, int, int], None]  # stage, done, total
+from sinkquant.progress import Progress, StageProgress
 
 
 class Stages:
@@ -20,13 +19,13 @@ class Stages:
     `tell(stage, done, total)` hears of the begin and the end of every stage.
     """
 
-    def __init__(self, tell: Progress | None) -> None:
+    def __init__(self, tell: StageProgress | None) -> None:
         self._tell = tell or (lambda *_: None)
         self.seconds: dict[str, float] = {}
         self.peaks: dict[str, int] = {}
 
     @contextmanager
-    def __call__(self, name: str, *, steps: bool = False) -> Iterator[Callable[[int, int], None]]:
+    def __call__(self, name: str, *, steps: bool = False) -> Iterator[Progress]:
         """Add the time inside the context to stage `name`; with `steps` the stage tells of its progress itself, by the
         function (done, total) that the context gives."""
         start = time.perf_counter()

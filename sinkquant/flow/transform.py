@@ -14,7 +14,7 @@ from sinkquant.flow.plan import Plan
 from sinkquant.flow.session import Session
 from sinkquant.flow.smooth import smooth
 from sinkquant.inputs.batches import Batch
-from sinkquant.models.attention import NAME, own_attention, register, stages
+from sinkquant.models.attention import NAME, own_attention, register, taps
 from sinkquant.models.roles import Roles, SiteKind
 from sinkquant.quantization.scheme import KVScheme, LinearScheme
 from sinkquant.runtime.kv import install, prepend
@@ -42,7 +42,7 @@ def no_prefix(session: Session, prefix: tuple[int, ...]) -> str | None:
         return "the model takes no positions in front of the text"
     with own_attention(model):
         before = task.alone(model, few, prefix)
-        with stages(modules, lambda module, call: prepend(call, *states[module])):
+        with taps(modules, lambda module, call: prepend(call, *states[module])):
             error = difference(task.alone(model, few), before)
     if not error <= TOLERANCE:
         return f"as a constant it gives other logits than in front of the text, {error:.1e} of their scale apart"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.formats.durable import sync, sync_tree
-from sinkquant.formats.place import absolute, check_target
+from sinkquant.formats.place import absolute, check_output
 from sinkquant.formats.rename import exchange, rename_to_free
 from sinkquant.formats.replaceable import why_kept
 from sinkquant.formats.work import LONG, LONGEST, NEW, OLD, hold, put_back, remove, sweep, try_out, work_folder
@@ -93,7 +93,7 @@ def claim(output: str | Path, *, overwrite: bool = False, source: Path | None = 
     made: list[Path] = []
     try:
         with _one_sentence(target):
-            check_target(target, overwrite=overwrite, source=source)
+            check_output(target, overwrite=overwrite, source=source)
             with suppress(FileNotFoundError):
                 (target / LONG).lstat()  # a name or path that is too long, a file in place of a folder
             _make_parents(target.parent, made)
@@ -107,7 +107,7 @@ def claim(output: str | Path, *, overwrite: bool = False, source: Path | None = 
         try:
             with _one_sentence(target):
                 try_out(held, work, target)
-                check_target(target, overwrite=overwrite, source=source)  # the run before may just have ended
+                check_output(target, overwrite=overwrite, source=source)  # the run before may just have ended
                 claimed = Claim(target, work)
             with _explained(target, work):
                 yield claimed

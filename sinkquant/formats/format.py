@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sinkquant.inputs.batches import Batch
     from sinkquant.models.roles import Roles
     from sinkquant.quantization.scheme import KVScheme, LinearScheme
-    from sinkquant.transforms.apply import Rotations
+    from sinkquant.transforms.apply import Transforms
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Planned(Protocol):
     def prefix(self) -> tuple[int, ...]: ...
 
     @property
-    def rotations(self) -> Rotations: ...
+    def rotations(self) -> Transforms: ...
 
     @property
     def linears(self) -> Mapping[str, LinearScheme]: ...

@@ -30,32 +30,32 @@ def absolute(output: str | Path) -> Path:
     return Path(os.path.realpath(here))
 
 
-def check_target(target: Path, *, overwrite: bool, source: Path | None) -> None:
+def check_output(output: Path, *, overwrite: bool, source: Path | None) -> None:
     """Refuse a place with something that is not to be replaced. `source`: the model's file or folder, if it is here."""
-    if not os.path.lexists(target):
+    if not os.path.lexists(output):
         return
     if not overwrite:
-        raise UsageError(f"{target} exists and is kept: choose another folder or pass --overwrite.")
-    if not target.is_dir():
-        raise UsageError(f"{target} is a file: choose a folder.")
-    reason = _protection(target, source) or why_kept(target)
+        raise UsageError(f"{output} exists and is kept: choose another folder or pass --overwrite.")
+    if not output.is_dir():
+        raise UsageError(f"{output} is a file: choose a folder.")
+    reason = _protection(output, source) or why_kept(output)
     if reason is not None:
-        raise UsageError(f"{target} is kept, {reason}: choose another folder.")
+        raise UsageError(f"{output} is kept, {reason}: choose another folder.")
 
 
-def _protection(target: Path, source: Path | None) -> str | None:
+def _protection(output: Path, source: Path | None) -> str | None:
     """Why a folder is never replaced, whatever it holds. Compared as files, so that no spelling hides it."""
     held = [(Path(os.path.expanduser("~")), "your home folder")]
     with contextlib.suppress(FileNotFoundError):
         held.append((Path.cwd(), "the working folder"))
     if source is not None:
         held.append((source, "the model"))
-        if source.is_dir() and _within(target, source) and not _same(target, source):
+        if source.is_dir() and _within(output, source) and not _same(output, source):
             return "it lies in the model's folder"
     for place, name in held:
-        if _within(place, target):
-            return f"it {'is' if _same(place, target) else 'holds'} {name}"
-    return "it is a mount point" if os.path.ismount(target) or target in _mounts() else None
+        if _within(place, output):
+            return f"it {'is' if _same(place, output) else 'holds'} {name}"
+    return "it is a mount point" if os.path.ismount(output) or output in _mounts() else None
 
 
 def _within(place: Path, folder: Path) -> bool:

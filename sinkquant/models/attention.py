@@ -1,8 +1,8 @@
-"""One attention function for every model, with stages that see or change queries, keys and values before the kernel.
+"""One attention function for every model, with taps that see or change queries, keys and values before the kernel.
 
 transformers calls a registered attention function with queries and keys after rotary embedding and after the cache
 update, which is the one place where a prefix, an online rotation and a quantized cache look the same for all models.
-A *stage* is a callable put on an attention module: `stage(module, call) -> call`.
+A *tap* is a callable put on an attention module: `tap(module, call) -> call`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from transformers.masking_utils import sdpa_mask
 from sinkquant.errors import SinkquantError
 
 NAME = "sinkquant"
-STAGES = "attention_stages"  # attribute of an attention module: tuple of stages, applied in order
-RAN = "attention_ran"  # attribute of a module with stages: this function has been called for it
+TAPS = "attention_taps"  # attribute of an attention module: tuple of taps, applied in order
+RAN = "attention_ran"  # attribute of a module with taps: this function has been called for it
 HEEDED = frozenset({"softcap", "s_aux", "is_causal", "output_attentions", "position_bias"})
 # Known to change nothing here: mask, queries and keys hold it already, or it is meant for other parts.
 SETTLED = frozenset({
@@ -34,7 +34,7 @@ SETTLED = frozenset({
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """What a stage receives. `mask` is boolean (True = visible) or additive; without one a query sees every key, or, if
+    """What a tap receives. `mask` is boolean (True = visible) or additive; without one a query sees every key, or, if
     the attention is `causal`, those up to its own."""
 
     query: Tensor  # (B, H, T, d)
@@ -44,7 +44,7 @@ class AttentionCall:
     scaling: float | None = None  # of the logits; None: 1/√d
     softcap: float | None = None  # logits become c·tanh(logits / c)
     sink_logits: Tensor | None = None  # (H,), extra terms of the softmax's denominator
-    cache: Any = None  # a cache layer that waits for `key` and `value`, then the new tokens alone; a stage writes them
+    cache: Any = None  # a cache layer that waits for `key` and `value`, then the new tokens alone; a tap writes them
     prefix: int = 0  # without a mask: that many keys come first and are visible to every query
     causal: bool = True
 
@@ -84,13 +84,13 @@ class AttentionCall:
 
 @dataclass(frozen=True)
 class Pending:
-    """New keys or values (B, Hkv, T, d) that `layer` of a cache stores once a stage has transformed them."""
+    """New keys or values (B, Hkv, T, d) that `layer` of a cache stores once a tap has transformed them."""
 
     states: Tensor
     layer: Any
 
 
-Stage = Callable[[nn.Module, AttentionCall], AttentionCall]
+Tap = Callable[[nn.Module, AttentionCall], AttentionCall]
 
 
 def attention_forward(
@@ -123,9 +123,9 @@ def attention_forward(
     causal = bool(is_causal if is_causal is not None else getattr(module, "is_causal", True))
     call = AttentionCall(query, key, value, attention_mask, scaling, softcap, sink_logits, cache, causal=causal)
     call = call.biased(kwargs.get("position_bias"))
-    applied = getattr(module, STAGES, ())
-    for stage in applied:
-        call = stage(module, call)
+    applied = getattr(module, TAPS, ())
+    for tap in applied:
+        call = tap(module, call)
     if applied and not getattr(module, RAN, False):
         setattr(module, RAN, True)
     if call.cache is not None:
@@ -180,7 +180,7 @@ def _explicit(call: AttentionCall) -> tuple[Tensor, Tensor]:
 
 
 def insist(module: nn.Module) -> None:
-    """Let an attention module fail where it computes without this function, and so without what its stages do."""
+    """Let an attention module fail where it computes without this function, and so without what its taps do."""
     if not hasattr(module, RAN):
         setattr(module, RAN, False)
         module.register_forward_hook(_check_it_ran)
@@ -203,16 +203,16 @@ def register() -> None:
 
 
 @contextmanager
-def stages(modules: list[nn.Module], stage: Stage) -> Iterator[None]:
-    """Put `stage` behind the stages that the modules have, for the time of the context."""
-    before = [getattr(module, STAGES, ()) for module in modules]
+def taps(modules: list[nn.Module], tap: Tap) -> Iterator[None]:
+    """Put `tap` behind the taps that the modules have, for the time of the context."""
+    before = [getattr(module, TAPS, ()) for module in modules]
     try:
         for module, present in zip(modules, before, strict=True):
-            setattr(module, STAGES, (*present, stage))
+            setattr(module, TAPS, (*present, tap))
         yield
     finally:
         for module, present in zip(modules, before, strict=True):
-            setattr(module, STAGES, present)
+            setattr(module, TAPS, present)
 
 
 def implementations(config: Any) -> dict[str, str]:

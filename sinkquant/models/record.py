@@ -11,7 +11,7 @@ from torch.nn.functional import linear
 
 from sinkquant.errors import SinkquantError
 from sinkquant.inputs.batches import Batch
-from sinkquant.models.attention import AttentionCall, own_attention, stages
+from sinkquant.models.attention import AttentionCall, own_attention, taps
 from sinkquant.models.choices import Choices
 from sinkquant.models.stream import Arguments
 from sinkquant.models.stubs import call_model
@@ -81,7 +81,7 @@ def record(model: nn.Module, probe: Batch, *, own: bool) -> Trace:
 
     hooks = [module.register_forward_hook(keep, with_kwargs=True) for module in names if module is not model]
     try:
-        with stages(list(names), tap), choices:
+        with taps(list(names), tap), choices:
             trace.output = run_probe(model, probe, own=own)
     finally:
         for hook in hooks:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sinkquant.models.attention import AttentionCall, stages
+from sinkquant.models.attention import AttentionCall, taps
 from sinkquant.models.record import Trace, run_probe
 from sinkquant.models.roles import Block
 
@@ -59,7 +59,7 @@ class Replay:
             found[names[module]] = call
             return call
 
-        with stages(list(names), tap):
+        with taps(list(names), tap):
             self._run(changes, lambda *_: None)
         return found
 

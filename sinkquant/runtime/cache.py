@@ -7,7 +7,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 from transformers.modeling_utils import PreTrainedModel
 
 from sinkquant.errors import SinkquantError, UsageError
-from sinkquant.models.attention import NAME, STAGES
+from sinkquant.models.attention import NAME, TAPS
 from sinkquant.quantization.scheme import KVScheme
 from sinkquant.runtime.cache_layer import SinkLayer
 from sinkquant.runtime.kv import KVStage
@@ -25,7 +25,7 @@ class SinkCache(Cache):
         schemes = {
             module.layer_idx: stage.scheme
             for module in model.modules()
-            for stage in getattr(module, STAGES, ())
+            for stage in getattr(module, TAPS, ())
             if isinstance(stage, KVStage) and stage.scheme.bits < 16
         }
         if not schemes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from sinkquant.models.attention import STAGES, AttentionCall
+from sinkquant.models.attention import TAPS, AttentionCall
 from sinkquant.quantization.kv import KVGrid
 from sinkquant.quantization.scheme import KVScheme
 from sinkquant.transforms.hadamard import fast_hadamard
@@ -143,7 +143,7 @@ def prefix_shapes(heads: int, key: int, value: int, length: int) -> dict[str, tu
 
 def install(module: nn.Module, scheme: KVScheme, sink_key: Tensor | None, sink_value: Tensor | None) -> None:
     """Give an attention module its stage and its prefix buffers."""
-    setattr(module, STAGES, (KVStage(scheme),))
+    setattr(module, TAPS, (KVStage(scheme),))
     if sink_key is not None and sink_value is not None:
         module.register_buffer("sink_key", sink_key)
         module.register_buffer("sink_value", sink_value)

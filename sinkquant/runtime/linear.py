@@ -23,7 +23,7 @@ from sinkquant.transforms.hadamard import fast_hadamard
 
 if TYPE_CHECKING:
     from sinkquant.runtime.kernels.base import Kernel
-    from sinkquant.runtime.kernels.choice import Choice
+    from sinkquant.runtime.kernels.selection import Selection
 
 
 class QuantizedLinear(CodedModule):
@@ -38,7 +38,7 @@ class QuantizedLinear(CodedModule):
     The float computation on rounded inputs defines the layer. A `choice` lets integer kernels take its place.
     """
 
-    choice: Choice | None = None
+    choice: Selection | None = None
     limit: float | None = None  # with a choice: the magnitude above which rows are routed
     input_grid: Hashable = None  # with a choice: linears with an equal one make the same of an input
     shared: SharedInputs | None = None  # with a choice: where such linears of one module leave it for each other
@@ -232,7 +232,7 @@ class QuantizedLinear(CodedModule):
         """The output (…, out) with the share of the spike units (…, k)."""
         return y if spikes is None else y + linear(spikes, self.spike_weight.to(y.dtype))
 
-    def use(self, choice: Choice, dtype: torch.dtype) -> None:
+    def use(self, choice: Selection, dtype: torch.dtype) -> None:
         """Compute with the kernels of `choice` from now on; one may move the codes. `dtype` is that of the inputs."""
         choice.prepare(self, dtype)
         self.choice = choice

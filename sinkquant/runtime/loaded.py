@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from torch import Tensor, nn
 
 from sinkquant.errors import SinkquantError
-from sinkquant.models.attention import STAGES
+from sinkquant.models.attention import TAPS
 from sinkquant.models.finite import refuse_not_finite
 from sinkquant.runtime.codes import CodedModule
 from sinkquant.runtime.kv import BALANCE
@@ -21,7 +21,7 @@ def stored_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
     """Every buffer that a checkpoint stores beyond the float model: name, tensor, whether it holds integers."""
     for path, module in model.named_modules():
         coded = isinstance(module, CodedModule)
-        if not coded and not hasattr(module, STAGES):
+        if not coded and not hasattr(module, TAPS):
             continue
         for name, tensor in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set and (coded or name in (*PREFIX, *BALANCE)):

@@ -9,7 +9,7 @@ itself by 0.98 (Spearman, 4-bit weights, 512 tokens), in an eighth of the time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from sinkquant.inputs.batches import Batch
 from sinkquant.models.attention import own_attention
 from sinkquant.models.head import ROWS, Head
 from sinkquant.models.roles import Roles, Site
+from sinkquant.progress import Progress
 from sinkquant.quantization.scheme import LinearScheme
 from sinkquant.quantization.weights import round_to_nearest
 from sinkquant.sinks.rows import ordinary_rows
@@ -28,7 +29,6 @@ from sinkquant.walk.statistics import Mean
 from sinkquant.walk.walk import BlockRun, Walk, run_and_show
 
 DRAWS = 4  # tokens drawn for each prediction
-Progress = Callable[[int, int], None]
 
 
 def measure(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sinkquant.models.roles import Roles
+from sinkquant.sinks.absorption import PrefixTest, choose_leading, choose_prefix, no_prefix, residual_sinks
 from sinkquant.sinks.classify import (
     agreement,
     choose_threshold,
@@ -23,7 +24,6 @@ from sinkquant.sinks.classify import (
 )
 from sinkquant.sinks.measure import layer_stats, measure_sink, occurrences
 from sinkquant.sinks.observe import Observation, observe
-from sinkquant.sinks.prefix import PrefixTest, choose_leading, choose_prefix, no_prefix, residual_sinks
 from sinkquant.sinks.probes import Kind, make_probes
 from sinkquant.sinks.report import ANY_TOKEN, Sink, SinkReport
 from sinkquant.sinks.survey import reported

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from sinkquant.inputs.batches import Batch, token_batch
-from sinkquant.models.attention import AttentionCall, stages
+from sinkquant.models.attention import AttentionCall, taps
 from sinkquant.models.roles import Roles
 from sinkquant.models.stream import by_token
+from sinkquant.progress import Progress
 from sinkquant.sinks.signals.down_input import down_input_peaks
 from sinkquant.sinks.signals.kv_norms import head_mean_norm
 from sinkquant.sinks.signals.range_waste import RangeWaste, range_waste, row_peaks
@@ -57,7 +58,6 @@ class Observation:
 
 
 SIGNALS = ("residual", "channel", "down", "column", "received", "heads_above", "key_norm", "value_norm", "logit_mass")
-Progress = Callable[[int, int], None]
 
 
 def observe(
@@ -95,7 +95,7 @@ def observe_stacks(
 
         attention = [model.get_submodule(run.roles.attention.module)] if run.roles.attention else []
         down = model.get_submodule(run.roles.down) if run.roles.down else None
-        with stages(attention, tap), down_input_peaks(down) as peaks:
+        with taps(attention, tap), down_input_peaks(down) as peaks:
             outputs = run_and_show(run, show)
         tokens = [by_token(x, *mask.shape) for x, mask in zip(outputs, run.masks, strict=True)]
         stack.heads = max(stack.heads, run.roles.attention.heads if run.roles.attention else 0)

@@ -14,7 +14,7 @@ from sinkquant.transforms.rotation import Rotation
 
 
 @dataclass(frozen=True)
-class Rotations:
+class Transforms:
     """Which rotations a model gets; `fold_norms` and `stream` list stacks by name, `values` blocks, where possible."""
 
     fold_norms: tuple[str, ...]
@@ -31,7 +31,7 @@ Keys = tuple[str, ...]
 Step = tuple[Keys, Callable[[], None]]  # the keys of the recipe that ask for it, and what does it
 
 
-def fused_steps(model: nn.Module, roles: Roles, rotations: Rotations) -> Iterator[Step]:
+def fused_steps(model: nn.Module, roles: Roles, rotations: Transforms) -> Iterator[Step]:
     """Fold, then R1, then R2: everything that only changes weights. Each step keeps the model's function."""
     if roles.stacks[-1].name in rotations.stream:
         untie(model, roles)
@@ -43,13 +43,13 @@ def fused_steps(model: nn.Module, roles: Roles, rotations: Rotations) -> Iterato
         yield ("transforms.r2",), lambda: _rotate_all_values(model, roles, rotations)
 
 
-def _fold_all(model: nn.Module, roles: Roles, rotations: Rotations) -> None:
+def _fold_all(model: nn.Module, roles: Roles, rotations: Transforms) -> None:
     for stack in roles.stacks:
         if stack.name in rotations.fold_norms:
             fold_norms(model, stack, final=stack.name in rotations.stream)
 
 
-def _rotate_streams(model: nn.Module, roles: Roles, rotations: Rotations) -> None:
+def _rotate_streams(model: nn.Module, roles: Roles, rotations: Transforms) -> None:
     for stack in roles.stacks:
         if stack.name in rotations.stream:
             for block in stack.blocks:
@@ -63,7 +63,7 @@ def stream_rotation(stack: Stack, seed: int) -> Rotation:
     return Rotation(stack.width, seed, keeps_mean=stack.subtracts_mean)
 
 
-def _rotate_all_values(model: nn.Module, roles: Roles, rotations: Rotations) -> None:
+def _rotate_all_values(model: nn.Module, roles: Roles, rotations: Transforms) -> None:
     for index, block in enumerate(roles.blocks):
         for attention in block.attentions:
             if block.name in rotations.values and attention.plain:

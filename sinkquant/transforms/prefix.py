@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.errors import SinkquantError
-from sinkquant.models.attention import AttentionCall, own_attention, stages
+from sinkquant.models.attention import AttentionCall, own_attention, taps
 from sinkquant.models.roles import Roles
 
 
@@ -44,6 +44,6 @@ def prefix_states(model: nn.Module, roles: Roles, ids: tuple[int, ...]) -> list[
 
     device = next(model.parameters()).device
     positions = torch.arange(-len(ids), 0, device=device)[None]
-    with stages(modules, keep), own_attention(model), torch.no_grad():
+    with taps(modules, keep), own_attention(model), torch.no_grad():
         model(input_ids=torch.tensor([ids], device=device), position_ids=positions, use_cache=False)
     return [found[module] for module in modules]

@@ -17,6 +17,7 @@ from sinkquant.models.attention import own_attention
 from sinkquant.models.roles import Block, Roles, Stack
 from sinkquant.models.stream import Arguments
 from sinkquant.models.stubs import StopForward
+from sinkquant.progress import Progress
 from sinkquant.walk.place import Memory, Place
 from sinkquant.walk.record import record_stack
 
@@ -59,7 +60,6 @@ class BlockRun:
 
 
 Visitor = Callable[[BlockRun], list[Tensor]]
-Progress = Callable[[int, int], None]
 
 
 class Walk:

@@ -16,7 +16,6 @@ from sinkquant.quantization.grid import Grid
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
 from sinkquant.quantization.weights import QuantizedWeight, round_to_nearest
 from sinkquant.runtime.kernels.base import Kernel
-from sinkquant.runtime.kernels.choice import Choice
 from sinkquant.runtime.kernels.choose import Chooser
 from sinkquant.runtime.kernels.digits import DigitsKernel, two_digits
 from sinkquant.runtime.kernels.int4 import Int4Kernel, cpu_block, from_blocks, to_blocks
@@ -25,6 +24,7 @@ from sinkquant.runtime.kernels.int8pack import Int8PackKernel
 from sinkquant.runtime.kernels.onednn import OneDnnKernel, product
 from sinkquant.runtime.kernels.processor import fit_narrow_sums, narrow_sums
 from sinkquant.runtime.kernels.samples import random_layer
+from sinkquant.runtime.kernels.selection import Selection
 from sinkquant.runtime.kernels.use import use_kernels
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.shared import SharedInputs
@@ -101,7 +101,7 @@ def test_int8(scheme: LinearScheme, shape: tuple[int, int, int], dtype: torch.dt
     seed = torch.seed()
     rows, out, width = shape
     layer = fresh(scheme, out, width, bias=rows % 2 == 1)
-    layer.use(Choice.always(Int8Kernel()), dtype)
+    layer.use(Selection.always(Int8Kernel()), dtype)
     x = torch.randn(rows, width).to(dtype)
     found = error(layer(x), input64(layer, x), layer)
     assert found < FLOAT_ERROR[dtype], f"seed {seed}"
@@ -116,7 +116,7 @@ def test_onednn(scheme: LinearScheme, shape: tuple[int, int, int], dtype: torch.
     assert scheme.weight is not None
     scheme = replace(scheme, weight=replace(scheme.weight, limit=63 if scheme.weight.bits == 8 else None))
     layer = fresh(scheme, out, width, bias=rows % 2 == 1)
-    layer.use(Choice.always(OneDnnKernel()), dtype)
+    layer.use(Selection.always(OneDnnKernel()), dtype)
     x = torch.randn(rows, width).to(dtype)
     assert error(layer(x), input64(layer, x), layer) < FLOAT_ERROR[dtype], f"seed {seed}"
 
@@ -138,7 +138,7 @@ def test_int8pack(scheme: LinearScheme, shape: tuple[int, int, int], dtype: torc
     rows, out, width = shape
     layer = fresh(scheme, out, width, bias=rows % 2 == 1)
     layer.weight = unaligned(layer.weight)
-    layer.use(Choice.always(Int8PackKernel()), dtype)
+    layer.use(Selection.always(Int8PackKernel()), dtype)
     x = torch.randn(rows, width).to(dtype)
     exact = x.double() if scheme.activation is None else input64(layer, x)
     for found in (layer(x), layer(unaligned(x))):
@@ -164,7 +164,7 @@ def test_int4(rows: int, group: int, symmetric: bool, dtype: torch.dtype) -> Non
     scheme, out, width = LinearScheme(WeightScheme(4, symmetric, group)), 192, 512
     layer = fresh(scheme, out, width, bias=rows == 5)
     expected_weight = weight64(layer)
-    layer.use(Choice.always(Int4Kernel()), dtype)
+    layer.use(Selection.always(Int4Kernel()), dtype)
     assert torch.equal(weight64(layer), expected_weight)
     x = torch.randn(2, rows, width).to(dtype)
     assert error(layer(x), x.double(), layer) < 8e-3, f"seed {seed}"
@@ -176,7 +176,7 @@ def test_digits(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     seed = torch.seed()
     rows, out, width = shape
     layer = fresh(LinearScheme(WeightScheme(8)), out, width, bias=True)
-    layer.use(Choice.always(DigitsKernel()), dtype)
+    layer.use(Selection.always(DigitsKernel()), dtype)
     x = torch.randn(rows, width).to(dtype)
     assert error(layer(x), x.double(), layer) < max(2e-4, FLOAT_ERROR[dtype]), f"seed {seed}"
 
@@ -282,9 +282,9 @@ def test_siblings_are_tried_together_where_a_kernel_suits_each() -> None:
 
 def test_one_layer_is_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Odd(1.0, 0.0)
-    monkeypatch.setattr(Chooser, "choose", lambda *_: Choice.always(kernel))
+    monkeypatch.setattr(Chooser, "choose", lambda *_: Selection.always(kernel))
     layer = use_kernels(random_layer(LinearScheme(WeightScheme(8), STATIC), 64, 64))
-    assert layer.choice == Choice.always(kernel)
+    assert layer.choice == Selection.always(kernel)
     assert layer.shared is None
 
 
@@ -299,7 +299,7 @@ def test_gradients_take_the_reference_path() -> None:
     layer = random_layer(LinearScheme(WeightScheme(8), DYNAMIC), 64, 64)
     x = torch.randn(3, 64, requires_grad=True)
     expected = torch.autograd.grad(layer(x).sum(), x)[0]
-    layer.use(Choice.always(Int8Kernel()), torch.float32)
+    layer.use(Selection.always(Int8Kernel()), torch.float32)
     layer.shared = SharedInputs()
     assert torch.equal(torch.autograd.grad(layer(x).sum(), x)[0], expected)
     assert expected.any()
@@ -307,7 +307,7 @@ def test_gradients_take_the_reference_path() -> None:
 
 def test_rows_between_two_probes_count_as_the_larger() -> None:
     kernel = Int8Kernel()
-    choice = Choice((kernel, None, kernel, None))
+    choice = Selection((kernel, None, kernel, None))
     taken = [choice.at(rows) is not None for rows in (1, 2, 16, 17, 64, 65, 9999)]
     assert taken == [True, False, False, True, True, False, False]
     assert choice.at(0) is None
@@ -326,9 +326,9 @@ class Chain(nn.Module):
 def test_state_does_not_depend_on_kernels() -> None:
     model = Chain()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.b.use(Choice.always(Int8Kernel()), torch.float32)
+    model.b.use(Selection.always(Int8Kernel()), torch.float32)
     if cpu_block() is not None:
-        model.a.use(Choice.always(Int4Kernel()), torch.float32)
+        model.a.use(Selection.always(Int4Kernel()), torch.float32)
         # the codes were moved, not copied
         assert "weight_packed" not in dict(model.a.named_buffers())
     after = model.state_dict()

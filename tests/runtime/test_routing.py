@@ -12,9 +12,9 @@ from torch.nn.functional import linear
 from sinkquant.quantization.grid import Grid, fake_quantize
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
 from sinkquant.recipes import load_recipe
-from sinkquant.runtime.kernels.choice import Choice
 from sinkquant.runtime.kernels.int8 import Int8Kernel
 from sinkquant.runtime.kernels.samples import random_layer
+from sinkquant.runtime.kernels.selection import Selection
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.routed_rows import RoutedRows
 from sinkquant.runtime.routing import outlier_rows, routing_limit
@@ -36,7 +36,7 @@ def inputs(layer: QuantizedLinear) -> Tensor:
 def test_rows_beyond_the_limit_are_computed_in_float(kernel: bool) -> None:
     layer = make(2.0)
     if kernel:
-        layer.use(Choice.always(Int8Kernel()), torch.float32)
+        layer.use(Selection.always(Int8Kernel()), torch.float32)
     x = inputs(layer)
     weight = layer.dequantized_weight(torch.float32)
     rounded = fake_quantize(x, layer.input_scale, None, Grid(8))
@@ -52,7 +52,7 @@ def test_without_a_factor_nothing_is_routed(kernel: bool) -> None:
     layer = make(None)
     assert not layer.routes
     if kernel:
-        layer.use(Choice.always(Int8Kernel()), torch.float32)
+        layer.use(Selection.always(Int8Kernel()), torch.float32)
     x = inputs(layer)
     rounded = fake_quantize(x, layer.input_scale, None, Grid(8))
     assert torch.allclose(layer(x), linear(rounded, layer.dequantized_weight(torch.float32)), rtol=1e-5, atol=1e-4)

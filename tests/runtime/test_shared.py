@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
 from sinkquant.quantization.weights import QuantizedWeight
-from sinkquant.runtime.kernels.choice import Choice
 from sinkquant.runtime.kernels.int4 import Int4Kernel, cpu_block
 from sinkquant.runtime.kernels.int8 import Int8Kernel
 from sinkquant.runtime.kernels.samples import random_layer
+from sinkquant.runtime.kernels.selection import Selection
 from sinkquant.runtime.kernels.use import use_kernels
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.shared import Ready, SharedInputs
@@ -42,7 +42,7 @@ class Branches(nn.Module):
             layer = QuantizedLinear.from_linear(
                 nn.Linear(96, 64), scheme, weight, (torch.tensor([scale]), torch.zeros(1))
             )
-            layer.use(Choice.always(kernel), torch.float32)
+            layer.use(Selection.always(kernel), torch.float32)
             setattr(self, name, layer)
         use_kernels(self)  # every choice is made: only sharing is left to do
 
@@ -103,7 +103,7 @@ def test_an_operand_that_is_the_input_itself_does_not_keep_it(shape: tuple[int, 
     if cpu_block() is None:
         pytest.skip("torch has no 4-bit kernel for this CPU")
     layer = random_layer(LinearScheme(WeightScheme(4, group_size=32)), 128, 64)
-    layer.use(Choice.always(Int4Kernel()), dtype)
+    layer.use(Selection.always(Int4Kernel()), dtype)
     layer.shared = SharedInputs()
     x = torch.randn(shape).to(dtype)
     layer(x)
@@ -116,7 +116,7 @@ def test_an_operand_that_is_the_input_itself_does_not_keep_it(shape: tuple[int, 
 def test_rows_that_are_dequantized_share_what_is_rounded(inference: bool) -> None:
     model = Branches(Int8Kernel())
     for layer in (model.q, model.k, model.gate):
-        layer.choice = Choice((None,) * 4)
+        layer.choice = Selection((None,) * 4)
     with torch.inference_mode(inference):
         x = torch.randn(2, 5, 96)
         x[1, 3] *= 50

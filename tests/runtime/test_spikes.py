@@ -14,10 +14,10 @@ from sinkquant.quantization.grid import fake_quantize
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
 from sinkquant.quantization.weights import round_to_nearest
 from sinkquant.runtime.kernels.base import Kernel
-from sinkquant.runtime.kernels.choice import Choice
 from sinkquant.runtime.kernels.int8 import Int8Kernel
 from sinkquant.runtime.kernels.int8pack import Int8PackKernel
 from sinkquant.runtime.kernels.onednn import OneDnnKernel
+from sinkquant.runtime.kernels.selection import Selection
 from sinkquant.runtime.kernels.use import use_kernels
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.spikes import split_weight, without_spikes
@@ -149,7 +149,7 @@ def test_kernels_agree_with_the_reference(kernel: Kernel, name: str, dtype: torc
     layer, x = make(scheme).layer, draw(33).to(dtype)
     x[5, 7] = 500  # a routed row, where rows are
     reference = layer(x)
-    layer.use(Choice.always(kernel), dtype)
+    layer.use(Selection.always(kernel), dtype)
     precision = torch.finfo(kernel.precision(dtype)).eps
     assert (layer(x) - reference).norm() <= max(1e-6, precision) * reference.norm()
 
@@ -172,7 +172,7 @@ def test_siblings_share_an_input_only_with_the_same_units() -> None:
     model, x = Branches(), draw(20)
     expected = [layer(x) for layer in model.children()]
     for layer in (model.q, model.k, model.gate):
-        layer.use(Choice((None,) * 4), torch.float32)
+        layer.use(Selection((None,) * 4), torch.float32)
     use_kernels(model)
     found = [model.q(x), model.k(x)]
     assert model.q.shared is not None and model.q.shared._kept is not None

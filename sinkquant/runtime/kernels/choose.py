@@ -10,13 +10,13 @@ import torch
 
 from sinkquant.quantization.scheme import LinearScheme
 from sinkquant.runtime.kernels.base import Kernel
-from sinkquant.runtime.kernels.choice import Choice
 from sinkquant.runtime.kernels.digits import DigitsKernel
 from sinkquant.runtime.kernels.int4 import Int4Kernel
 from sinkquant.runtime.kernels.int8 import Int8Kernel
 from sinkquant.runtime.kernels.int8pack import Int8PackKernel
 from sinkquant.runtime.kernels.onednn import OneDnnKernel
 from sinkquant.runtime.kernels.samples import random_layer
+from sinkquant.runtime.kernels.selection import Selection
 from sinkquant.runtime.kernels.trial import try_kernels
 from sinkquant.runtime.linear import QuantizedLinear
 
@@ -38,9 +38,9 @@ class Chooser:
 
     def __init__(self, kernels: Sequence[Kernel] = KERNELS) -> None:
         self.kernels = tuple(kernels)
-        self._known: dict[tuple[object, ...], Choice | None] = {}
+        self._known: dict[tuple[object, ...], Selection | None] = {}
 
-    def choose(self, layers: Sequence[QuantizedLinear], dtype: torch.dtype) -> Choice | None:
+    def choose(self, layers: Sequence[QuantizedLinear], dtype: torch.dtype) -> Selection | None:
         """The choice for `layers` under inputs of `dtype`, or None where only the dequantizing path will do.
 
         What `product_of` says of them must be equal. They are tried as one layer with the outputs of all.
@@ -63,7 +63,7 @@ class Chooser:
         return Product(bare, layer.in_features, device, tuple(k for k in self.kernels if k.suits(*facts)))
 
 
-def _tried(product: Product, outputs: int, dtype: torch.dtype) -> Choice | None:
+def _tried(product: Product, outputs: int, dtype: torch.dtype) -> Selection | None:
     if not product.kernels:
         return None
     return try_kernels(random_layer(product.scheme, outputs, product.width, product.device), product.kernels, dtype)

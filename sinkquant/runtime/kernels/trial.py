@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sinkquant.runtime.kernels.base import Kernel
-from sinkquant.runtime.kernels.choice import ROWS, Choice
 from sinkquant.runtime.kernels.exact import Exact
 from sinkquant.runtime.kernels.samples import random_input
+from sinkquant.runtime.kernels.selection import ROWS, Selection
 from sinkquant.runtime.linear import QuantizedLinear
 
 REPEATS = 3  # calls of each way, for one slow call may be a hiccup of the machine, but no more where
@@ -23,7 +23,7 @@ EXACT = 1e-6  # relative error of sums in float32
 
 
 @torch.no_grad()
-def try_kernels(layer: QuantizedLinear, kernels: Sequence[Kernel], dtype: torch.dtype) -> Choice | None:
+def try_kernels(layer: QuantizedLinear, kernels: Sequence[Kernel], dtype: torch.dtype) -> Selection | None:
     """The fastest of the right ways to compute `layer`, or None where no kernel is worth it."""
     exact, device = Exact(layer), layer.weight_scale.device
     inputs = [random_input(rows, layer.in_features, dtype, device) for rows in ROWS]
@@ -32,7 +32,7 @@ def try_kernels(layer: QuantizedLinear, kernels: Sequence[Kernel], dtype: torch.
         ready = _prepared(layer, kernel, dtype)
         if ready and all(_is_right(kernel, ready, x, exact) for x in inputs if _is_for(kernel, x)):
             ways[kernel] = ready
-    choice = Choice(tuple(_fastest({way: ways[way] for way in ways if _is_for(way, x)}, x) for x in inputs))
+    choice = Selection(tuple(_fastest({way: ways[way] for way in ways if _is_for(way, x)}, x) for x in inputs))
     return choice if choice.used() else None
 
 
@@ -44,7 +44,7 @@ def _prepared(layer: QuantizedLinear, kernel: Kernel, dtype: torch.dtype) -> Qua
     """A copy of `layer` for `kernel`, or None where torch has the operator, but not for this device."""
     ready = deepcopy(layer)
     with suppress(RuntimeError):
-        ready.use(Choice.always(kernel), dtype)
+        ready.use(Selection.always(kernel), dtype)
         return ready
     return None
 

@@ -15,13 +15,13 @@ ROWS = (1, 16, 64, 256)  # numbers of rows that are tried; a number between two 
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """For each of `ROWS` the fastest way: a kernel that is right, or None for the dequantizing path."""
 
     kernels: tuple[Kernel | None, ...]
 
     @classmethod
-    def always(cls, kernel: Kernel) -> Choice:
+    def always(cls, kernel: Kernel) -> Selection:
         """That kernel for every number of rows."""
         return cls((kernel,) * len(ROWS))
 
