@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from sinkquant.flow.plan import Plan
 from sinkquant.flow.site import quantize_site
-from sinkquant.runtime.kv import install
+from sinkquant.models.roles import Block
+from sinkquant.runtime.kv import install, scheme_of
 from sinkquant.walk.walk import BlockRun, run_block
 
 
@@ -16,9 +17,15 @@ def quantize_block(model: nn.Module, run: BlockRun, plan: Plan, threshold: float
     `threshold`: rows whose largest magnitude exceeds that many times the median row's are sink rows and are left out
     of ranges and Hessians (if the recipe says so).
     """
-    if run.roles.attention is not None:
-        module = model.get_submodule(run.roles.attention.module)
-        install(module, plan.kv, getattr(module, "sink_key", None), getattr(module, "sink_value", None))
+    install_kv(model, run.roles, plan)
     for site in run.roles.sites:
         quantize_site(model, run, site, plan, threshold)
     return run_block(run)
+
+
+def install_kv(model: nn.Module, block: Block, plan: Plan) -> None:
+    """Give the block's attentions what they get of the plan's KV scheme; a prefix stays."""
+    for attention in block.attentions:
+        module = model.get_submodule(attention.module)
+        sinks = [getattr(module, name, None) for name in ("sink_key", "sink_value")]
+        install(module, scheme_of(plan.kv, attention), sinks[0], sinks[1])

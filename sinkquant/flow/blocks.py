@@ -7,14 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sinkquant.flow.block import quantize_block
+from sinkquant.flow.block import install_kv, quantize_block
 from sinkquant.flow.plan import Plan
 from sinkquant.flow.session import Session
 from sinkquant.formats.finished import ResumeStore
 from sinkquant.models.roles import Block
 from sinkquant.progress import Progress
 from sinkquant.quantization.scheme import LinearScheme
-from sinkquant.runtime.kv import install
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import replace_module
 from sinkquant.walk.walk import BlockRun, Walk
@@ -41,14 +40,6 @@ def quantize_blocks(session: Session, plan: Plan, store: ResumeStore, tell: Prog
         return outputs
 
     walk.run(visit, tell, start=start, inputs=store.outputs() if start else None)
-
-
-def install_kv(model: nn.Module, block: Block, plan: Plan) -> None:
-    """Give the block's attention the plan's KV scheme; its prefix stays."""
-    if block.attention is not None:
-        module = model.get_submodule(block.attention.module)
-        sinks = [getattr(module, name, None) for name in ("sink_key", "sink_value")]
-        install(module, plan.kv, sinks[0], sinks[1])
 
 
 def _at(model: nn.Module, name: str) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sinkquant.errors import UsageError
 from sinkquant.flow.spikes import MOST
 from sinkquant.formats.format import FORMATS
-from sinkquant.models.roles import Block, Roles, SiteKind, Stack
+from sinkquant.models.roles import AttentionKind, Block, Roles, SiteKind, Stack
 from sinkquant.models.writers import ON_THE_STREAM
 from sinkquant.quantization.scheme import ActivationScheme, KVScheme, LinearScheme, WeightScheme
 from sinkquant.recipes.load import overridden
@@ -72,7 +72,7 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
         given = f"{asked} channels of each input are multiplied in float"
         notes.append(f"spike units: {found if asked == 'auto' else given}")
     cache = recipe.kv_cache
-    kept = sum(block.attention is not None for block in roles.blocks)
+    kept = sum(keeps(block) for block in roles.blocks)
     if cache.bits < 16 and not kept:
         notes.append(f"keys and values stay in full precision: {no_attention(roles)}")
     elif not roles.attends:
@@ -90,17 +90,22 @@ def refuse_plan(recipe: Recipe, roles: Roles) -> None:
         raise UsageError("no linear layers were found inside the blocks: this architecture is not supported yet.")
     if recipe.weights.bits < 16 or recipe.activations.bits < 16:
         return
-    if recipe.kv_cache.bits < 16 and not any(block.attention is not None for block in roles.blocks):
+    if recipe.kv_cache.bits < 16 and not any(keeps(block) for block in roles.blocks):
         raise UsageError(
             f"nothing would be quantized: {no_attention(roles)}, so keys and values cannot be rounded; choose a recipe "
             "that rounds weights, such as --recipe w8a8-static."
         )
 
 
+def keeps(block: Block) -> bool:
+    """Whether keys and values of the block are kept for later: no query of an encoder comes later."""
+    return any(attention.causal or attention.kind is AttentionKind.CROSS for attention in block.attentions)
+
+
 def no_attention(roles: Roles) -> str:
     """Why no block's keys and values can be seen."""
     if roles.attends:
-        return "no block has an attention"
+        return "no block has an attention that keeps any"
     return "the attention of this architecture is not computed through transformers' attention interface"
 
 

@@ -46,7 +46,7 @@ def smooth(session: Session, *, linears: bool, keys: bool, center: bool, seed: i
             made = _smooth_site(model, run.roles, site, rows, drawn)
             if made is not None and run.roles.attention_of(site.linears[0]) is attention:
                 transforms = made
-        if keys and attention is not None:
+        if keys and attention is not None and attention.causal:
             assert isinstance(moments.values, Tensor)
             values = moments.values / moments.count
             if transforms is not None:

@@ -17,7 +17,7 @@ from sinkquant.inputs.batches import Batch
 from sinkquant.models.attention import NAME, own_attention, register, taps
 from sinkquant.models.roles import Roles, SiteKind
 from sinkquant.quantization.scheme import KVScheme, LinearScheme
-from sinkquant.runtime.kv import install, prepend
+from sinkquant.runtime.kv import install, prepend, scheme_of
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import replace_module
 from sinkquant.runtime.positions import install_positions
@@ -110,30 +110,28 @@ def _steps(session: Session, plan: Plan) -> Iterator[Step]:
     for key, names in (("transforms.inputs", rotated - down), ("transforms.r4", rotated & down)):
         if names:
             yield (key,), partial(_rotate_online, model, names)
-    if plan.kv.rotate:
+    if any(scheme_of(plan.kv, attention).rotate for block in roles.blocks for attention in block.attentions):
         yield R3, lambda: None  # by the attention
 
 
 def _install_attention(model: nn.Module, roles: Roles, plan: Plan, *, rotate: bool = False) -> None:
     """R3, with `rotate`, and the prefix, computed from the weights as they are now."""
-    modules = [model.get_submodule(b.attention.module) if b.attention else None for b in roles.blocks]
-    for module in modules:
-        if module is not None:
-            scheme = _exact(plan.kv, module, rotate)
-            module._buffers.pop("sink_key", None)
-            module._buffers.pop("sink_value", None)
-            install(module, scheme, None, None)
+    for attention in (attention for block in roles.blocks for attention in block.attentions):
+        module = model.get_submodule(attention.module)
+        module._buffers.pop("sink_key", None)
+        module._buffers.pop("sink_value", None)
+        install(module, _exact(scheme_of(plan.kv, attention), module, rotate), None, None)
     if not plan.prefix:
         return
+    modules = [model.get_submodule(block.attention.module) for block in roles.blocks if block.attention is not None]
     for module, (key, value) in zip(modules, prefix_states(model, roles, plan.prefix), strict=True):
-        assert module is not None
         install(module, _exact(plan.kv, module, rotate), key, value)
     install_positions(model)
 
 
 def _exact(scheme: KVScheme, module: nn.Module, rotate: bool) -> KVScheme:
     """The scheme without its quantization, and without transforms that the module does not have yet."""
-    return KVScheme(rotate=rotate, balance=scheme.balance and hasattr(module, "key_transform"))
+    return KVScheme(rotate=rotate and scheme.rotate, balance=scheme.balance and hasattr(module, "key_transform"))
 
 
 def _rotate_online(model: nn.Module, names: Iterable[str]) -> None:

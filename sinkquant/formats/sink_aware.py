@@ -87,9 +87,9 @@ class SinkAware(Format):
         return found | dict.fromkeys(quantization["embeddings"], Scheme(in_words(8, None)))
 
     def kv(self, quantization: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The same in all blocks."""
-        groups = quantization["attentions"] or [{"scheme": super().kv(quantization)}]
-        return {key: value for key, value in groups[0]["scheme"].items() if key != "shape"}
+        """That of the attentions which keep any, the same in all blocks."""
+        schemes = [group["scheme"] for group in quantization["attentions"]] or [super().kv(quantization)]
+        return {key: value for key, value in min(schemes, key=lambda one: one["bits"]).items() if key != "shape"}
 
     def runtimes(self, *, prefix: bool, kv: Mapping[str, Any]) -> tuple[Runtime, ...]:
         """Those with our code."""
@@ -124,13 +124,14 @@ def _quantization(model: Any, roles: Roles, plan: Planned) -> SinkquantQuantizat
     from sinkquant.formats.write import linear_schemes
     from sinkquant.runtime.config import SinkquantQuantization
     from sinkquant.runtime.embedding import QuantizedEmbedding
+    from sinkquant.runtime.kv import scheme_of
 
-    attentions = [block.attention for block in roles.blocks if block.attention is not None]
-    if len(attentions) < len(roles.blocks) and plan.prefix:
+    attentions = [attention for block in roles.blocks for attention in block.attentions]
+    if plan.prefix and any(block.attention is None for block in roles.blocks):
         raise SinkquantError("some blocks have no attention to hold the prefix; use --set sinks.prefix=none.")
     return SinkquantQuantization(
         linears=linear_schemes(model),
-        attentions={a.module: plan.kv for a in attentions},
+        attentions={a.module: scheme_of(plan.kv, a) for a in attentions},
         prefix_length=len(plan.prefix),
         kv_shapes={a.module: (a.kv_heads, a.head_dim, a.value_dim) for a in attentions},
         embeddings=tuple(n for n, m in model.named_modules() if isinstance(m, QuantizedEmbedding)),

@@ -16,11 +16,16 @@ from sinkquant.runtime.kv import KVStage
 class SinkCache(Cache):
     """The cache of a model with quantized keys and values: `model.generate(…, past_key_values=SinkCache(model))`.
 
-    Layers that are not quantized keep the cache that transformers gives them. Raises UsageError if no layer is
-    quantized, SinkquantError if a quantized layer needs more than keys and values of its own.
+    Layers that are not quantized keep the cache that transformers gives them. Raises UsageError for an encoder-decoder
+    and if no layer is quantized, SinkquantError if a quantized layer needs more than keys and values of its own.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
+        if getattr(model.config, "is_encoder_decoder", False):
+            raise UsageError(
+                "the keys of an encoder-decoder's two caches are read where they are kept, which packed ones do not "
+                "allow: leave out the cache, keys and values are rounded all the same."
+            )
         layers = DynamicCache(config=model.config).layers
         schemes = {
             module.layer_idx: stage.scheme

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.models.attention import TAPS, AttentionCall
+from sinkquant.models.roles import Attention, AttentionKind
 from sinkquant.quantization.kv import KVGrid
 from sinkquant.quantization.scheme import KVScheme
 from sinkquant.transforms.hadamard import fast_hadamard
@@ -66,6 +67,17 @@ class KVStage:
             for grid, x in zip(grids, (call.key, call.value), strict=True)
         )
         return keep_recent(call, key, value, recent)
+
+
+def scheme_of(scheme: KVScheme, attention: Attention) -> KVScheme:
+    """What an attention gets of a model's scheme.
+
+    Cross attention keeps keys and values of another stack: none is newer than another, and they are rotated where the
+    own ones may be balanced. An attention that sees what comes later keeps nothing, so nothing is rounded there.
+    """
+    if attention.kind is AttentionKind.CROSS:
+        return replace(scheme, recent=0, rotate=scheme.rotate or scheme.balance, balance=False)
+    return scheme if attention.causal else KVScheme()
 
 
 def reach(length: int, new: int, recent: int) -> tuple[int, int]:

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 import sinkquant
+from sinkquant.errors import UsageError
 from sinkquant.flow.exactness import difference
 from sinkquant.formats.manifest import read_manifest
 from sinkquant.inputs.batches import Batch
+from sinkquant.models.attention import STAGES
+from sinkquant.quantization.scheme import KVScheme
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.tasks.tasks import TASKS
 from tests import pairs
@@ -26,6 +29,7 @@ CASES = [
     ("T5", "w8a8-npu", ()),
     ("T5", "w8a8-static", ()),
     ("T5", "w4a16", ("weights.group_size=16", "target=sink-aware")),
+    ("T5", "w4a8kv4", ("weights.group_size=null",)),
     ("Marian", "w8a8-static", ()),
     ("Marian", "w4a8kv4", ("weights.group_size=null",)),
     ("Whisper", "w8a8-npu", ("transforms.r4=true", "calibration.sequences=9")),
@@ -80,3 +84,31 @@ def test_both_stacks_are_quantized_and_convolutions_are_named(tmp_path: Path) ->
     linears = {name for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
     assert len(linears) == 2 * 6 + 2 * 10
     assert any("conv" in note and "full precision" in note for note in done.plan.notes)
+
+
+def test_the_decoder_alone_keeps_keys_and_values(tmp_path: Path) -> None:
+    """Of its own tokens and, once, of the encoder's; what packs them has no place for two."""
+    source, data, out = (
+        pairs.folder("BART", tmp_path / "model"),
+        pairs.data("BART", tmp_path / "data"),
+        tmp_path / "out",
+    )
+    overrides = [*SMALL, "kv_cache.balance=true", "kv_cache.recent=4", "transforms.r3=false"]
+    sinkquant.quantize(source, recipe="kv4", output=out, calibration=data, overrides=overrides)
+    model = sinkquant.load(out)
+    schemes = {
+        name: stage.scheme
+        for name, module in model.named_modules()
+        for stage in getattr(module, STAGES, ())
+        if stage.scheme != KVScheme()
+    }
+    assert {name.replace(".0.", ".").replace(".1.", ".") for name in schemes} == {
+        "model.decoder.layers.self_attn", "model.decoder.layers.encoder_attn",
+    }  # fmt: skip
+    for name, scheme in schemes.items():
+        cross = name.endswith("encoder_attn")
+        expected = KVScheme(4, rotate=True) if cross else KVScheme(4, recent=4, balance=True)
+        assert scheme == expected
+    same_with_a_cache(model, TASKS["seq2seq-lm"].probe(model))
+    with pytest.raises(UsageError, match="leave out the cache"):
+        sinkquant.SinkCache(model)
