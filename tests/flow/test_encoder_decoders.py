@@ -13,7 +13,7 @@ from sinkquant.errors import UsageError
 from sinkquant.flow.exactness import difference
 from sinkquant.formats.manifest import read_manifest
 from sinkquant.inputs.batches import Batch
-from sinkquant.models.attention import STAGES
+from sinkquant.models.attention import TAPS
 from sinkquant.quantization.scheme import KVScheme
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.tasks.tasks import TASKS
@@ -99,7 +99,7 @@ def test_the_decoder_alone_keeps_keys_and_values(tmp_path: Path) -> None:
     schemes = {
         name: stage.scheme
         for name, module in model.named_modules()
-        for stage in getattr(module, STAGES, ())
+        for stage in getattr(module, TAPS, ())
         if stage.scheme != KVScheme()
     }
     assert {name.replace(".0.", ".").replace(".1.", ".") for name in schemes} == {
