@@ -7,7 +7,7 @@ ASSETS ?= $(HOME)/.cache/sinkquant-assets
 WORKERS ?= 2
 MODEL := $(ASSETS)/smollm2-135m-instruct
 
-.PHONY: demo test mutations lint assets clean
+.PHONY: demo test long mutations lint assets clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -31,6 +31,9 @@ lint: $(VENV)/installed
 
 test: $(VENV)/installed assets lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0 --timeout 600 --timeout-method thread
+
+long: $(VENV)/installed
+	SINKQUANT_LONG=1 $(BIN)/python -m pytest -m long
 
 mutations: $(VENV)/installed
 	$(BIN)/python -m tests.mutations

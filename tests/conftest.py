@@ -37,6 +37,14 @@ def existing(path: Path, remedy: str) -> Path:
     return path
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes runs when it is asked for."""
+    if not os.environ.get("SINKQUANT_LONG"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: run `make long`"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
     """One or two threads, shared between the processes that pytest-xdist starts; those that tests start do the same."""

@@ -68,7 +68,9 @@ def described(stack: Stack) -> tuple[int, str | None, bool, str, str]:
     return len(stack.blocks), stack.rows, stack.causal, kinds, down
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name == "Whisper-base" else []) for name in TRAINED]
+)
 def test_a_trained_model(name: str) -> None:
     trained = TRAINED[name]
     folder = existing(trained.path, "fetch the shared assets' models")

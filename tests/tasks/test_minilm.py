@@ -15,6 +15,8 @@ from sinkquant.inputs.sentences import tokenized
 from sinkquant.tasks.tasks import TASKS
 from tests.conftest import CACHE, existing
 
+pytestmark = pytest.mark.long
+
 SENTENCES = ("The lighthouse was lit in 1846.", "Its keeper wrote down the weather.", "A list sorts itself in place.")
 
 

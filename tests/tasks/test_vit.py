@@ -33,7 +33,7 @@ def halves(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return files
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["W8A8", *(pytest.param(name, marks=pytest.mark.long) for name in ("W6A6", "W4A8"))])
 def test_classes_stay(case: str, shared_dir: Path, halves: tuple[Path, Path], tmp_path: Path) -> None:
     overrides, kl, points = CASES[case]
     model = existing(shared_dir / "assets/models/vit-tiny-patch16-224", "it is part of the shared assets")
