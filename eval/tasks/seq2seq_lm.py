@@ -24,14 +24,19 @@ def words(scored: bool) -> str:
 
 
 EACH = ("calibration.sequences=31",)  # of 16 words: all but those that the proof takes
-GPTQ = Setting("w8a8-npu, GPTQ", "w8a8-npu", ("weights.method=gptq",), goal=True)
+GPTQ, FOUR, EIGHT = (
+    Setting(f"w8a8-npu, GPTQ{more}", "w8a8-npu", ("weights.method=gptq", *keys), goal=True)
+    for more, keys in (
+        ("", ()), (", 4 spike units", ("activations.spikes=4",)), (", 8 spike units", ("activations.spikes=8",)),
+    )
+)  # fmt: skip
 SUBJECTS = (
     Subject(
         "g2p-BART", "seq2seq-lm", SHARED / "models/g2p-bart-us", words(False), words(True), SCORED,
         "Words to phonemes, one block a stack; calibrated on 500 words that the model answers itself, measured on 1500 "
         "others of WikiText-2.",
         settings=(
-            PLAIN, DYNAMIC, NPU, GPTQ, Setting("w8a8-static", "w8a8-static"),
+            PLAIN, DYNAMIC, NPU, GPTQ, FOUR, EIGHT, Setting("w8a8-static", "w8a8-static"),
             Setting("w4a16, groups of 64", "w4a16", ("weights.group_size=64", "tuning.epochs=0")),
             Setting("8-bit keys and values", "kv4", ("kv_cache.bits=8",)),
         ),
