@@ -48,7 +48,7 @@ class Speech(TeacherForced):
         full = places * math.prod(m.stride[0] for m in convolutions)
         for shape in ((channels, FRAMES), (FRAMES, channels), (WAVE,), (channels, full)):
             noise = torch.randn(samples, *shape, generator=draw)
-            if _takes(encoder, model.main_input_name, noise):
+            if _takes(model, model.main_input_name, noise):
                 return Batch({model.main_input_name: noise})
         raise UsageError(f"{type(model).__name__} hears neither spectra nor waves: this architecture is not supported.")
 
@@ -74,9 +74,10 @@ class Speech(TeacherForced):
 
 
 @torch.no_grad()
-def _takes(encoder: Any, name: str, noise: torch.Tensor) -> bool:
+def _takes(model: Any, name: str, noise: torch.Tensor) -> bool:
+    """The whole model is asked: a stock loader unpacks weights when it is called, and not when its encoder is."""
     try:
-        encoder(**{name: noise})
+        model(**{name: noise, "decoder_input_ids": torch.ones(len(noise), 1, dtype=torch.int64)}, use_cache=False)
     except Exception:  # whatever a model's code raises that wants another form
         return False
     return True

@@ -148,7 +148,7 @@ class Hears(torch.nn.Module):
     def get_encoder(self) -> Hears:
         return self
 
-    def forward(self, input_features: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_features: torch.Tensor, **_: Any) -> torch.Tensor:
         if self.form == "waves":
             return input_features.unfold(1, 400, 160)
         if self.form == "fixed":

@@ -46,7 +46,7 @@ ROWS = (
     Row("modernbert-mlm", "w8a8", "masked-lm"),
     Row("mpnet", "w8a8-npu", "embedding", said="weights and inputs alone are rounded"),
     Row("deberta-mlm", "w8a8-npu", "masked-lm", said="weights and inputs alone are rounded"),
-    Row("llama", "w8a8-static", "embedding", asked=True, said="keeps its basis"),
+    Row("llama", "w8a8-static", "embedding", asked=True, said="needs its basis"),
     Row("llama", "w8a8-static", "embedding", asked=True, overrides=("sinks.prefix=[256]",)),
     Row("qwen3", "w8a8", "embedding"),
 )
