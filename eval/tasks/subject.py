@@ -18,7 +18,8 @@ class Setting:
 
 
 BARE = (
-    "activations.spikes=0", "activations.symmetric=true", "activations.center=false", "transforms.fold_norms=false",
+    "sinks.prefix=none", "activations.spikes=0", "activations.symmetric=true", "activations.center=false",
+    "transforms.fold_norms=false",
 )  # fmt: skip
 PLAIN = Setting("plain static W8A8", "w8a8-npu", BARE)
 """Weights rounded to nearest, inputs int8 with a range by least squared error, and nothing else."""

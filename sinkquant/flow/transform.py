@@ -34,6 +34,8 @@ def no_prefix(session: Session, prefix: tuple[int, ...]) -> str | None:
     reason = refuse_prefix(roles)
     if reason is not None or not prefix:
         return reason
+    if task.answers_are == "features" and set(prefix) != {session.data.begin}:
+        return "texts do not begin with it where the model is used, so that it would turn every vector"
     few = task.few(session.data.calibration)
     try:
         modules = [model.get_submodule(block.attention.module) for block in roles.blocks if block.attention]

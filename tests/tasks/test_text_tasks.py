@@ -48,6 +48,9 @@ ROWS = (
     Row("deberta-mlm", "w8a8-npu", "masked-lm", said="weights and inputs alone are rounded"),
     Row("llama", "w8a8-static", "embedding", asked=True, said="needs its basis"),
     Row("llama", "w8a8-static", "embedding", asked=True, overrides=("sinks.prefix=[256]",)),
+    Row(
+        "llama", "w8a8-static", "embedding", asked=True, said="would turn every vector", overrides=("sinks.prefix=[7]",)
+    ),
     Row("qwen3", "w8a8", "embedding"),
 )
 
