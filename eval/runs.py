@@ -139,7 +139,10 @@ def run(cases: Sequence[Case], subject: Subject, name: str, table: Callable[[lis
 def keep(name: str, same: Row, row: Row, table: Callable[[list[Row]], str]) -> None:
     """Put `row` into results/`name`.json in the place of those that have all of `same`, and write the table again."""
     file = RESULTS / f"{name}.json"
-    rows = [old for old in read(file) if not same.items() <= old.items()] + [row]
+    rows = read(file)
+    place = next((place for place, old in enumerate(rows) if same.items() <= old.items()), len(rows))
+    rows = [old for old in rows if not same.items() <= old.items()]
+    rows.insert(place, row)
     write(file, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     write(RESULTS / f"{name}.md", table(rows))
 
