@@ -37,7 +37,7 @@ class Family:
 FAMILIES = {
     "Llama": Family(rotates=True, up=3),
     "Qwen2": Family({"num_key_value_heads": 4}, rotates=True, up=3),
-    "GPTBigCode": Family(GPT | {"multi_query": True}, plain=0, rotates=True),  # mask by position, fused projection
+    "GPTBigCode": Family(GPT | {"multi_query": True, "rotary_dim": None}, plain=0, rotates=True),  # fused projection
     "BertLMHead": Family({"is_decoder": True}, reads=0),  # norms behind the sublayers
     "XGLM": Family({"d_model": 48, "ffn_dim": 96, "num_layers": 3, "attention_heads": 4}, attends=False, plain=0),
     "Bloom": Family({"n_layer": 3, "n_head": 4}, attends=False, plain=0),  # blocks give tuples

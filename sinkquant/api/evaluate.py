@@ -19,7 +19,7 @@ from sinkquant.formats.facts import Manifest
 from sinkquant.formats.manifest import read_manifest
 from sinkquant.inputs.bos import bos_policy
 from sinkquant.inputs.sources import open_text
-from sinkquant.models.fit import check_text
+from sinkquant.models.fit import check_text, places_of
 from sinkquant.models.load import load_model, load_tokenizer
 from sinkquant.models.source import Source, resolve
 from sinkquant.models.trace import trace_roles
@@ -119,11 +119,12 @@ def _on_text(asked: _Asked, manifest: Manifest) -> Comparison:
     begin = tokenizer.bos_token_id if adds else None
     carried = begin is not None and begin in manifest.prefix
     content, label = _text(asked, tokenizer)
-    window, most = asked.window, asked.max_tokens
-    ours = text_windows(content, tokenizer, window=window, max_tokens=most)
-    theirs = text_windows(content, tokenizer, window=window + adds, max_tokens=most, bos_id=begin)
     result = load(asked.path, dtype=torch.float32, trust_remote_code=asked.source.trusted)
     reference = load_model(asked.source, dtype=torch.float32)
+    most, places = asked.max_tokens, [places_of(model.config) for model in (result, reference)]
+    window = min([asked.window, *(count - adds for count in places if count is not None)])
+    ours = text_windows(content, tokenizer, window=window, max_tokens=most)
+    theirs = text_windows(content, tokenizer, window=window + adds, max_tokens=most, bos_id=begin)
     check_text(theirs, reference, label)
     return compare(
         reference, result, theirs, ours if carried else theirs, text=label, progress=asked.progress,

@@ -47,9 +47,11 @@ def begin(model: str | Path, recipe: Recipe, options: Options, *, settled: bool)
 
 def ask(recipe: Recipe, source: str | None) -> Ask:
     """The data that a recipe asks for; `source` stands in for that of the recipe, whose default means none is named."""
-    spec, detects = recipe.calibration, recipe.sinks.prefix == "auto" or recipe.sinks.exclude
+    spec, sinks = recipe.calibration, recipe.sinks
+    front = sinks.max_prefix if sinks.prefix == "auto" or sinks.exclude else 0
+    given = len(sinks.prefix) if isinstance(sinks.prefix, tuple) else 0
     named = None if spec.source == CalibrationSpec().source else spec.source
     return Ask(
         source or named, spec.sequences, HELD_OUT, spec.length, spec.seed, spec.column, spec.bos,
-        recipe.sinks.max_prefix if detects else 0,
+        max(front, given),
     )  # fmt: skip

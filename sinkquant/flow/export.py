@@ -12,7 +12,7 @@ from sinkquant.flow.plan import Plan
 from sinkquant.flow.session import Session
 from sinkquant.formats.format import FORMATS
 from sinkquant.formats.manifest import write_manifest
-from sinkquant.formats.write import copy_side_files, round_floats
+from sinkquant.formats.write import copy_side_files, round_floats, shorten_texts
 from sinkquant.models.source import Source
 
 
@@ -24,6 +24,8 @@ def export(session: Session, plan: Plan, folder: Path, facts: dict[str, Any], fi
     round_floats(model, dtype)
     FORMATS[plan.recipe.target].write(model, roles, plan, folder, facts, dtype)
     copy_side_files(source, folder)
+    if roles.positions is not None and plan.prefix:
+        shorten_texts(folder, roles.positions.places - len(plan.prefix))
     write_manifest(folder, {**facts, "figures": figures, "versions": versions()})
 
 

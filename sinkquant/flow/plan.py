@@ -54,6 +54,9 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
         prefix = ()
     if no_prefix:
         recipe = _without_prefix(recipe)
+    if prefix and roles.positions is not None:
+        left, places = roles.positions.places - len(prefix), roles.positions.places
+        notes.append(f"texts have at most {left} tokens in place of {places}: the first positions are the prefix's")
     rotations = _rotations(recipe, roles, notes)
     linears: dict[str, LinearScheme] = {}
     for block in roles.blocks:

@@ -17,6 +17,7 @@ from sinkquant.flow.reloaded import check_reloaded
 from sinkquant.flow.session import Session
 from sinkquant.formats.format import FORMATS
 from sinkquant.formats.load import read
+from sinkquant.models.fit import places_of
 from sinkquant.recipes.schema import Proof
 
 
@@ -67,7 +68,7 @@ def prove(
     )
     if outcome.nll is not None and baseline.score.nll is not None:
         refuse_loss(reloaded, before, baseline.score.nll, outcome.nll, before.answers.shape[-1], proof.worst)
-    return _figures(baseline.score, outcome), take_probe(task, reloaded, ids)
+    return _figures(baseline.score, outcome), take_probe(task, reloaded, ids[: places_of(reloaded.config)])
 
 
 def _figures(baseline: Score, outcome: Score) -> dict[str, Any]:

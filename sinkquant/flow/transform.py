@@ -23,6 +23,7 @@ from sinkquant.runtime.modules import replace_module
 from sinkquant.runtime.positions import install_positions
 from sinkquant.transforms.apply import Keys, Step, fused_steps
 from sinkquant.transforms.hadamard import fast_hadamard
+from sinkquant.transforms.positions import cut, refuse_cut, turn, turned
 from sinkquant.transforms.prefix import prefix_states, refuse_prefix
 
 R3: Keys = ("transforms.r3",)
@@ -36,14 +37,17 @@ def no_prefix(session: Session, prefix: tuple[int, ...]) -> str | None:
         return reason
     if task.answers_are == "features" and set(prefix) != {session.data.begin}:
         return "texts do not begin with it where the model is used, so that it would turn every vector"
+    if roles.positions is not None and (reason := refuse_cut(model, roles.positions, len(prefix))) is not None:
+        return reason
     few = task.few(session.data.calibration)
-    try:
-        modules = [model.get_submodule(block.attention.module) for block in roles.blocks if block.attention]
-        states = dict(zip(modules, prefix_states(model, roles, prefix), strict=True))
-    except Exception:  # from a model's code, to which nothing is at a position before the first
-        return "the model takes no positions in front of the text"
     with own_attention(model):
         before = task.alone(model, few, prefix)
+    with turned(model, roles.positions, len(prefix)), own_attention(model):
+        try:
+            modules = [model.get_submodule(block.attention.module) for block in roles.blocks if block.attention]
+            states = dict(zip(modules, prefix_states(model, roles, prefix), strict=True))
+        except Exception:  # from a model's code, to which nothing is at a position before the first
+            return "the model takes no positions in front of the text"
         with taps(modules, lambda module, call: prepend(call, *states[module])):
             error = difference(task.alone(model, few), before)
     if not error <= TOLERANCE:
@@ -64,6 +68,7 @@ def transform(session: Session, plan: Plan) -> float:
     if roles.attends:
         register()
         model.set_attn_implementation(NAME)
+    turn(model, roles.positions, len(plan.prefix))
     _install_attention(model, roles, plan)
     state = look(model, few)
     _check_attention(difference(state, before), plan)
@@ -79,6 +84,7 @@ def transform(session: Session, plan: Plan) -> float:
     error = difference(state, before)
     if not error <= TOLERANCE:
         raise inexact(errors, error, plan.recipe, bool(plan.rotations.stream))
+    cut(model, roles.positions, len(plan.prefix))
     return error
 
 
@@ -128,7 +134,8 @@ def _install_attention(model: nn.Module, roles: Roles, plan: Plan, *, rotate: bo
     modules = [model.get_submodule(block.attention.module) for block in roles.blocks if block.attention is not None]
     for module, (key, value) in zip(modules, prefix_states(model, roles, plan.prefix), strict=True):
         install(module, _exact(plan.kv, module, rotate), key, value)
-    install_positions(model)
+    if roles.positions is None or roles.positions.counted:
+        install_positions(model)
 
 
 def _exact(scheme: KVScheme, module: nn.Module, rotate: bool) -> KVScheme:

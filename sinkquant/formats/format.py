@@ -142,8 +142,8 @@ class Format(ABC):
         """The scheme of keys and values: at least their `bits`."""
         return {"bits": 16}
 
-    def runtimes(self, *, prefix: bool, kv: Mapping[str, Any]) -> tuple[Runtime, ...]:
-        """Programs that can or cannot run a checkpoint, with a prefix or without, and `kv` as it gives it."""
+    def runtimes(self, quantization: Mapping[str, Any], *, prefix: bool) -> tuple[Runtime, ...]:
+        """Programs that can or cannot run a checkpoint, with a prefix or without, by the `quantization_config`."""
         return (Runtime("transformers + sinkquant", True, "nothing"),)
 
 

@@ -118,7 +118,7 @@ class Portable(Format):
             found |= dict.fromkeys(group["targets"], scheme)
         return found
 
-    def runtimes(self, *, prefix: bool, kv: Mapping[str, Any]) -> tuple[Runtime, ...]:
+    def runtimes(self, quantization: Mapping[str, Any], *, prefix: bool) -> tuple[Runtime, ...]:
         """All of them."""
         same = "nothing: everything is fused into the weights"
         ours = "files are checked before they are loaded, weights stay packed"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sinkquant.formats.facts import Manifest
     from sinkquant.inputs.batches import Batch
     from sinkquant.models.roles import Roles
-    from sinkquant.runtime.config import SinkquantQuantization
+    from sinkquant.runtime.config import PositionKind, SinkquantQuantization
 
 
 class SinkAware(Format):
@@ -91,11 +91,14 @@ class SinkAware(Format):
         schemes = [group["scheme"] for group in quantization["attentions"]] or [super().kv(quantization)]
         return {key: value for key, value in min(schemes, key=lambda one: one["bits"]).items() if key != "shape"}
 
-    def runtimes(self, *, prefix: bool, kv: Mapping[str, Any]) -> tuple[Runtime, ...]:
+    def runtimes(self, quantization: Mapping[str, Any], *, prefix: bool) -> tuple[Runtime, ...]:
         """Those with our code."""
         why = "the prefix and the online rotations" if prefix else "the online rotations and the scheme of every module"
         stock = f"refuses it with an error: {why} need sinkquant"
-        if kv.get("recent"):
+        kv = self.kv(quantization)
+        if quantization.get("positions", "rotary") != "rotary":
+            vllm = Runtime("vLLM + sinkquant", False, "prompts begin with the prefix there; use sinks.prefix=none")
+        elif kv.get("recent"):
             vllm = Runtime("vLLM + sinkquant", False, "keeps no newest tokens in full precision; use kv_cache.recent=0")
         else:
             loss = "the cache is rounded but does not shrink" if kv["bits"] < 16 else "nothing"
@@ -137,7 +140,14 @@ def _quantization(model: Any, roles: Roles, plan: Planned) -> SinkquantQuantizat
         embeddings=tuple(n for n, m in model.named_modules() if isinstance(m, QuantizedEmbedding)),
         final_norm=roles.final_norm.name if roles.final_norm else None,
         untied_head=not getattr(model.config, "tie_word_embeddings", False),
+        positions=_positions(plan, roles),
     )
+
+
+def _positions(plan: Planned, roles: Roles) -> PositionKind:
+    if roles.positions is None or not plan.prefix:
+        return "rotary"
+    return "table" if roles.positions.counted else "uncounted"
 
 
 SINK_AWARE = SinkAware()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from sinkquant.models.json_file import read_object
 from sinkquant.models.load import load_tokenizer, quiet
 from sinkquant.models.side_files import code_files, side_files
 from sinkquant.models.source import Source, local_folder
@@ -66,3 +68,14 @@ def copy_side_files(source: Source, folder: Path) -> None:
         place = folder / path.relative_to(home)
         place.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, place)
+
+
+def shorten_texts(folder: Path, places: int) -> None:
+    """The tokenizer truncates texts to `places` tokens, or to fewer."""
+    settings = folder / "tokenizer_config.json"
+    if not settings.is_file():
+        return
+    fields = read_object(settings, "copy or download the model again")
+    if fields.get("model_max_length", places) > places:
+        fields["model_max_length"] = places
+        settings.write_text(json.dumps(fields, indent=2, ensure_ascii=False), encoding="utf-8")

@@ -9,16 +9,26 @@ from torch import Tensor
 
 from sinkquant.errors import UsageError
 from sinkquant.models.roles import Roles
+from sinkquant.models.rope import rope_kind
+
+
+def places_of(config: Any) -> int | None:
+    """Positions that a model has, by its configuration; None where they do not end.
+
+    Rotary ones go on beyond the length that a model was trained on; what learns one vector a position, or makes a table
+    of them, does not.
+    """
+    stated = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return stated if rope_kind(config) == "none" and isinstance(stated, int) and stated > 0 else None
 
 
 def longest_text(model: Any, roles: Roles, extra: int) -> int | None:
     """Most tokens of text behind `extra` others, such as BOS; None where positions do not end.
 
-    Rotary positions go on beyond the length that a model was trained on; what learns one vector a position, or makes
-    a table of them, does not. Raises UsageError where nothing is left.
+    Raises UsageError where nothing is left.
     """
-    places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if roles.rope != "none" or not isinstance(places, int) or places < 1:
+    places = places_of(model.config) if roles.positions is None else roles.positions.places
+    if places is None:
         return None
     if places - extra < 2:
         raise UsageError(f"the model has {places} positions, too few for text: give a model for longer texts.")

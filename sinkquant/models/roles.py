@@ -175,12 +175,25 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Positions:
+    """A table of one vector a position: the parameter `table` (first + places, width), whose row `first` is that of the
+    first token of a text; no text has more tokens than `places`. `counted`: the model takes position ids, of which 0 is
+    the first token's."""
+
+    table: str
+    first: int
+    places: int
+    counted: bool = True
+
+
+@dataclass(frozen=True)
 class Roles:
     """A model: its stacks in order of execution, token embedding, head. What is said of *the* width, list and final
     norm is true of the last stack, which the head reads.
 
     `attends`: its attention goes through our function, which needs transformers' attention interface and arguments
     that we know. `own_linears`: linears are of the architecture's own class, where stock loaders put no packed weights.
+    `positions`: the table of positions, of a model of one stack without rotary ones.
     """
 
     stacks: tuple[Stack, ...]
@@ -191,6 +204,7 @@ class Roles:
     unexplained: tuple[str, ...] = field(default=())
     attends: bool = True
     own_linears: bool = False
+    positions: Positions | None = None
 
     @property
     def bound(self) -> bool:

@@ -18,8 +18,10 @@ from sinkquant.inputs.batches import Batch
 from sinkquant.models.explain import Place, explain_block
 from sinkquant.models.norm import norm_kind
 from sinkquant.models.outside import Outside, look_outside
+from sinkquant.models.positions import find_positions
 from sinkquant.models.record import TOKENS, Trace, first_tensor, is_plain, record, run_probe, token_probe
 from sinkquant.models.roles import Block, Norm, Roles, Stack
+from sinkquant.models.rope import rope_kind
 from sinkquant.models.rotates import rotates
 from sinkquant.models.stacks import Chain, find_stacks
 from sinkquant.models.stream import at, is_by_token
@@ -60,15 +62,18 @@ def trace_roles(model: nn.Module, probe: Batch | None = None) -> Roles:
     unexplained = [note for stack in stacks for note in _notes(stack, around[stack.name], several=len(stacks) > 1)]
     known = {embedding, head, *(stack.final_norm.name for stack in stacks if stack.final_norm)}
     unexplained.extend(_beside(model, list(chains), known))
+    rope = rope_kind(model.config)
+    absolute = rope == "none" and len(stacks) == 1
     return Roles(
         stacks=stacks,
         embedding=embedding,
         head=head,
         tied=head is not None and id(model.get_submodule(head).weight) in shared,
-        rope=_rope(model),
+        rope=rope,
         unexplained=tuple(unexplained),
         own_linears=any(not is_plain(model.get_submodule(name)) for block in found for name in block.linears),
         attends=trace.own and any(block.attentions for block in found),
+        positions=find_positions(model, trace, embedding, shared) if absolute else None,
     )
 
 
@@ -201,14 +206,3 @@ def _shared(model: nn.Module) -> frozenset[int]:
         if isinstance(getattr(module, "weight", None), nn.Parameter)
     )
     return frozenset(weight for weight, count in places.items() if count > 1)
-
-
-def _rope(model: nn.Module) -> str:
-    config = model.config.get_text_config()  # type: ignore[union-attr, operator]
-    parameters = getattr(config, "rope_parameters", None)
-    if not parameters:  # GPT-J's kind has no parameters, only a number of channels that are rotated
-        return "default" if getattr(config, "rotary_dim", None) else "none"
-    kinds = {p.get("rope_type", "default") for p in parameters.values() if isinstance(p, dict)} or {
-        parameters.get("rope_type", "default")
-    }
-    return "dynamic" if kinds & {"dynamic", "longrope"} else "+".join(sorted(kinds))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
@@ -21,6 +21,8 @@ from sinkquant.quantization.scheme import KVScheme, LinearScheme
 Scheme = TypeVar("Scheme", bound=Hashable)
 Made = TypeVar("Made")
 MODEL_TYPE = METHOD = KEY = "sinkquant"
+PositionKind = Literal["rotary", "table", "uncounted"]
+"""`table`: one that begins behind the prefix; `uncounted`: so does it, and position ids are the model's own affair."""
 
 
 class SinkquantConfig(PreTrainedConfig):
@@ -107,12 +109,14 @@ class SinkquantQuantization(QuantizationConfigMixin):
         embeddings: tuple[str, ...] = (),
         final_norm: str | None = None,
         untied_head: bool = False,
+        positions: PositionKind = "rotary",
     ) -> None:
-        """`kv_shapes`: (kv heads, size of a key, of a value) of every attention; `embeddings`: names of 8-bit ones."""
+        """`kv_shapes`: (kv heads, size of a key, of a value) of every attention; `embeddings`: names of 8-bit ones;
+        `positions`: what a text has behind a prefix."""
         self.quant_method = METHOD  # type: ignore[assignment]
         self.linears, self.attentions, self.prefix_length = linears, attentions, prefix_length
         self.kv_shapes, self.embeddings = kv_shapes, embeddings
-        self.final_norm, self.untied_head = final_norm, untied_head
+        self.final_norm, self.untied_head, self.positions = final_norm, untied_head, positions
         # Linears that are to stay out of the model; never stored.
         self.apart: frozenset[str] = frozenset()
 
@@ -129,6 +133,7 @@ class SinkquantQuantization(QuantizationConfigMixin):
             "embeddings": list(self.embeddings),
             "final_norm": self.final_norm,
             "untied_head": self.untied_head,
+            "positions": self.positions,
         }
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -143,7 +148,7 @@ class SinkquantQuantization(QuantizationConfigMixin):
         attentions = _ungroup(config_dict["attentions"], _kv_scheme)
         made = cls(
             linears, attentions, config_dict["prefix_length"], shapes, tuple(config_dict["embeddings"]),
-            config_dict["final_norm"], config_dict["untied_head"],
+            config_dict["final_norm"], config_dict["untied_head"], config_dict.get("positions", "rotary"),
         )  # fmt: skip
         made.apart = frozenset(config_dict.get("apart", ()))
         return (made, kwargs) if return_unused_kwargs else made

@@ -92,5 +92,5 @@ def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
         if shapes or kv.bits < 16 or kv.rotate:
             insist(attention)
     flag_final_norm(model, config.final_norm)
-    if config.prefix_length:
+    if config.prefix_length and config.positions != "uncounted":
         install_positions(model)

@@ -1,7 +1,8 @@
 """Position ids that start at 0 with the text, also where the batch is padded on the left.
 
-Without a prefix only differences of positions matter, so models number padded rows from the padding on. The prefix
-stands at fixed positions −P … −1; a row's text must therefore begin at 0 for every row to see the same distance.
+Without a prefix only differences of rotary positions matter, so models number padded rows from the padding on. The
+prefix stands at fixed positions −P … −1; a row's text must therefore begin at 0 for every row to see the same distance.
+A table of positions begins where the text does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The prefix as constants: keys and values of the sink tokens, computed once in full precision.
 
 The tokens run at positions −P … −1, so that the text keeps positions 0 …; rotary embedding is relative, which makes
-this equal to the prefix in context (see docs/prefix.md).
+this equal to the prefix in context (see docs/prefix.md). Where positions are a table, the text's begins behind them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sinkquant.errors import SinkquantError
 from sinkquant.models.attention import AttentionCall, own_attention, taps
 from sinkquant.models.roles import Roles
+from sinkquant.transforms.positions import turned
 
 
 def refuse_prefix(roles: Roles) -> str | None:
@@ -20,8 +21,8 @@ def refuse_prefix(roles: Roles) -> str | None:
         return "the attention of this architecture is computed elsewhere than in transformers' attention interface"
     if not all(stack.causal for stack in roles.stacks):
         return "tokens see those behind them, so what stands in front of a text would depend on the text"
-    if roles.rope == "none":
-        return "the model has no rotary positions, so a prefix would shift the text's positions"
+    if roles.rope == "none" and roles.positions is None:
+        return "positions are neither rotary nor a table that could begin behind the prefix, which would shift the text"
     if roles.rope == "dynamic":
         return "the rotary frequencies change with the length of the text, so the prefix would not stay constant"
     if any(block.attention is None for block in roles.blocks):
@@ -30,7 +31,10 @@ def refuse_prefix(roles: Roles) -> str | None:
 
 
 def prefix_states(model: nn.Module, roles: Roles, ids: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
-    """(key, value) of every block, each (kv heads, P, head dim) float32, in the basis that the attention works in."""
+    """(key, value) of every block, each (kv heads, P, head dim) float32, in the basis that the attention works in.
+
+    A table of positions is that of the text behind the prefix (`positions.turn`).
+    """
     reason = refuse_prefix(roles)
     if reason:
         raise SinkquantError(f"no prefix is possible: {reason}; use --set sinks.prefix=none.")
@@ -43,7 +47,8 @@ def prefix_states(model: nn.Module, roles: Roles, ids: tuple[int, ...]) -> list[
         return call
 
     device = next(model.parameters()).device
-    positions = torch.arange(-len(ids), 0, device=device)[None]
-    with taps(modules, keep), own_attention(model), torch.no_grad():
-        model(input_ids=torch.tensor([ids], device=device), position_ids=positions, use_cache=False)
+    table, tokens = roles.positions, torch.tensor([ids], device=device)
+    where = {} if table is not None else {"position_ids": torch.arange(-len(ids), 0, device=device)[None]}
+    with taps(modules, keep), own_attention(model), torch.no_grad(), turned(model, table, -len(ids)):
+        model(input_ids=tokens, use_cache=False, **where)
     return [found[module] for module in modules]

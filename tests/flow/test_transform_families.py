@@ -12,7 +12,8 @@ from sinkquant.recipes import load_recipe
 from tests.families import FAMILIES, make
 from tests.sessions import text_session
 
-PREFIXED = {"Llama", "Qwen2", "Mixtral", "Qwen2Moe"}  # rotary positions, and an attention in every block
+# Rotary positions or a table of them, and an attention in every block.
+PREFIXED = {"Llama", "Qwen2", "Mixtral", "Qwen2Moe", "GPTBigCode", "BertLMHead"}
 
 
 @pytest.mark.parametrize("recipe", ["w8a8-static", "w4a8kv4"])

@@ -34,6 +34,11 @@ class ServedConfig(QuantizationConfig):
         super().__init__()
         self.stored, self.hf_config = stored, None
         self.linears, self.attentions, self.shapes = stored.linears, stored.attentions, stored.kv_shapes
+        if stored.positions != "rotary":
+            raise SinkquantError(
+                "the model's positions begin behind the prefix, with which prompts begin in vLLM: quantize with "
+                "sinks.prefix=none to serve with it."
+            )
         for scheme in self.attentions.values():
             if scheme.recent:
                 raise SinkquantError(
