@@ -35,6 +35,7 @@ def build(task: str, family: str, folder: Path) -> None:
     auto = auto_class(TASKS[task].auto if task != "embedding" else "AutoModelForTextEncoding")
     model = auto.from_config(tiny_config(task, family)).eval()
     scale(model)
+    settle(model)
     plant(model)
     model.save_pretrained(folder)
     if task.startswith("image"):
@@ -50,6 +51,19 @@ def build(task: str, family: str, folder: Path) -> None:
             (folder / "processor_config.json").write_text(
                 json.dumps({"processor_class": PROCESSOR_MAPPING_NAMES[family]}), encoding="utf-8"
             )
+
+
+@torch.no_grad()
+def settle(model: PreTrainedModel) -> None:
+    """Batch norms take the statistics of a few pictures: random convolutions let nothing through without them."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    for norm in norms:
+        norm.train().momentum = None  # the average of all passes
+    side = getattr(model.config, "image_size", SIDE)
+    model(pixel_values=torch.randn(8, 3, 8, 8).repeat_interleave(side // 8, 2).repeat_interleave(side // 8, 3))
+    model.eval()
 
 
 @torch.no_grad()

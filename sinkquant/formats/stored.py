@@ -99,7 +99,8 @@ def stored_weights(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> 
         if leaf in ("weight", "weight_packed"):
             size += sum(tensors[f"{module}.{extra}"].bytes for extra in EXTRA if f"{module}.{extra}" in tensors)
             name = module
-        lookup = untied and tensor.shape[0] == config.get("vocab_size") and name.rpartition(".")[2] not in HEADS
+        rows = tensor.shape[0] if tensor.shape else 1
+        lookup = untied and rows == config.get("vocab_size") and name.rpartition(".")[2] not in HEADS
         adds = 0.0 if lookup or _is_vector(tensor) else float(prod(tensor.shape))
         if len(tensor.shape) == 3:  # experts in one tensor
             adds *= config.get("num_experts_per_tok", tensor.shape[0]) / tensor.shape[0]
@@ -107,5 +108,5 @@ def stored_weights(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> 
 
 
 def _is_vector(tensor: Stored) -> bool:
-    """Norms and biases; the final norm of a sink-aware checkpoint has a leading axis of one."""
-    return len(tensor.shape) == 1 or (len(tensor.shape) == 2 and tensor.shape[0] == 1)
+    """Norms, biases, counts and scales; some have leading or trailing axes of one."""
+    return sum(size > 1 for size in tensor.shape) < 2

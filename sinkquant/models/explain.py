@@ -71,7 +71,7 @@ def _left_float(block: nn.Module, rounded: Collection[str]) -> list[str]:
     experts, others = dict[str, None](), dict[str, None]()
     for path, parameter in block.named_parameters():
         module, _, leaf = path.rpartition(".")
-        if parameter.dim() < 2 or (module in rounded and leaf == "weight"):
+        if sum(size > 1 for size in parameter.shape) < 2 or (module in rounded and leaf == "weight"):
             continue
         convolution = isinstance(block.get_submodule(module), _ConvNd)
         fused = parameter.dim() == 3 and not convolution

@@ -40,7 +40,7 @@ def find_task(source: Source, wanted: str | None = None) -> Task:
         task = TASKS[wanted]
         if not task.takes(config):
             raise UsageError(
-                f"{source.label} is a {config.model_type}, which is no {task.words}: name another task, or none to let "
+                f"{source.label} ({config.model_type}) is no {task.words}: name another task, or none to let "
                 "the model's own class decide."
             )
         if not getattr(config, "auto_map", None) and not _loads(task, config):

@@ -29,6 +29,10 @@ class TeacherForced(Task):
     at_once = 512
     writes = True
 
+    def takes(self, config: Any) -> bool:
+        """Models with a decoder of their own; transformers maps decoders that hear to the same classes."""
+        return bool(getattr(config, "is_encoder_decoder", False))
+
     @abstractmethod
     def sources(self, model: Any, samples: int) -> Batch:
         """Samples for the encoder alone that need no data, the same every time."""

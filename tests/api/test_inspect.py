@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 import sinkquant
 from sinkquant.api.inspect import inspect
 from sinkquant.formats.inspection import Inspection, Part
+from sinkquant.formats.stored import Stored, stored_weights
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,12 @@ def test_a_tied_embedding_has_the_work_of_the_head(quantized: Callable[..., Path
     found = inspect(quantized("kv4", "sinks.prefix=none", "sinks.exclude=false", "kv_cache.balance=false"))
     assert found.quantized == ()
     assert part_of(found, "embed_tokens").multiply_add_share > 0.1
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (1, 7), (7, 1, 1)])
+def test_counts_scales_and_biases_multiply_nothing(shape: tuple[int, ...]) -> None:
+    tensors = {"norm.num_batches_tracked": Stored("F32", shape, 28), "up.weight": Stored("F32", (5, 7), 140)}
+    assert [weight.multiply_adds for weight in stored_weights(tensors, {})] == [0, 35]
 
 
 def test_no_model_is_built(static: Path) -> None:

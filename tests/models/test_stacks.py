@@ -141,3 +141,11 @@ def test_stages_of_unequal_numbers_of_places_are_stacks_of_their_own(family: str
     roles = trace_roles(model, IMAGE_CLASSIFICATION.probe(model))
     assert [len(stack.blocks) for stack in roles.stacks] == STAGES[family]["depths"]
     assert all(block.linears for stack in roles.stacks for block in stack.blocks)
+
+
+def test_a_scale_with_axes_of_one_is_no_expert() -> None:
+    config = transformers.SwiftFormerConfig(image_size=64, depths=[1, 1, 2, 1], embed_dims=[16, 32, 64, 64])
+    model = transformers.SwiftFormerForImageClassification(config).eval()
+    roles = trace_roles(model, IMAGE_CLASSIFICATION.probe(model))
+    assert any("layer_scale_1" in name for name, _ in model.named_parameters())
+    assert not any("experts" in note for block in roles.blocks for note in block.unexplained)

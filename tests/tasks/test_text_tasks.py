@@ -110,6 +110,7 @@ def test_verify_compares_what_the_task_answers(texts: Path, tmp_path: Path) -> N
         ("llama", "masked-lm", "no AutoModelForMaskedLM"),
         ("bert", "masked-lm", "lacks"),
         ("bert", "image-features", "no image encoder"),
+        ("llama", "seq2seq-lm", "no encoder-decoder of text"),  # transformers maps decoders that hear to its class
     ],
 )
 def test_another_task_is_refused_before_the_work(kind: str, task: str, message: str, tmp_path: Path) -> None:
