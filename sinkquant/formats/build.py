@@ -39,5 +39,8 @@ def build(folder: Path, config: Any, task: Task, asked: Asked, *, ours: bool) ->
 @torch.no_grad()
 def unpack(model: Any, task: Task) -> Any:
     """`model` with float weights: compressed-tensors unpacks at the first call of the whole; its parts come later."""
-    call_model(model.eval(), task.probe(model))
+    probe = task.probe(model)
+    if probe.method is not None:
+        model.hf_quantizer.compressor.decompress_model(model)
+    call_model(model.eval(), probe)
     return model

@@ -64,6 +64,8 @@ def changes(plan: Planned, model: Any, roles: Roles, probe: Batch) -> Iterator[C
             why = "they get (tokens, width) or heads apart, for which compressed-tensors finds no scale a token"
             note = f"{_some(flat)} keep their inputs in float: {why}"
             yield Change(note, {name: _packed(linears[name]) for name in flat})
+    if probe.method is not None:
+        yield Change(f"stock transformers unpacks weights when the whole is called: do so once before {probe.method}")
     if merges(model):
         yield Change(
             "what transformers merges while loading, such as experts, is stored merged: not all engines read that"

@@ -24,12 +24,14 @@ class Batch:
 
     `real`: by the name of a tensor (N, T), True where its entry is no padding; one without has none. `labels`: what
     the samples are scored against, (N, …). `texts`: the same in words, one a sample, where a task compares words.
+    `method`: what of the model takes them where it is not the whole, such as `get_image_features` of one of two towers.
     """
 
     tensors: Mapping[str, Tensor]
     real: Mapping[str, Tensor] = field(default_factory=dict)
     labels: Tensor | None = None
     texts: tuple[str, ...] = ()
+    method: str | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))

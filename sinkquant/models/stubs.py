@@ -40,7 +40,8 @@ def stand_ins(model: nn.Module, forwards: Mapping[str, Forward]) -> Iterator[Non
 def call_model(model: nn.Module, batch: Batch) -> Any:
     """The model's outputs for one batch, without a cache of keys and values."""
     device = next(model.parameters()).device
-    return model(**batch.to(device).tensors, **_no_cache(model))
+    asked: Any = model if batch.method is None else getattr(model, batch.method)
+    return asked(**batch.to(device).tensors, **({} if batch.method else _no_cache(model)))
 
 
 def _no_cache(model: nn.Module) -> dict[str, bool]:

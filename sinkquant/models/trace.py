@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
@@ -191,11 +192,15 @@ def _beside(model: nn.Module, stacks: list[str], known: set[str | None]) -> list
         if name.startswith(tuple(f"{stack}." for stack in stacks)) or path in known:
             continue
         parts = name.split(".")
-        shared = max(sum(a == b for a, b in zip(parts, stack.split("."), strict=False)) for stack in stacks)
+        shared = max(_shared_parts(parts, stack.split(".")) for stack in stacks)
         sizes[".".join(parts[: min(shared + 1, len(parts) - 1)])] += parameter.numel()
     least = TOWER * sum(p.numel() for p in model.parameters())
     large = [f"{name} ({size / 1e6:.1f} M weights)" for name, size in sizes.items() if size >= least]
     return [f"beside the blocks stay in full precision: {', '.join(large)}"] if large else []
+
+
+def _shared_parts(path: list[str], other: list[str]) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(path, other, strict=False)))
 
 
 def _shared(model: nn.Module) -> frozenset[int]:

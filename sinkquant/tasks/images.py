@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,13 +11,14 @@ from torch import Tensor
 from sinkquant.inputs.batches import UNKNOWN, Batch
 from sinkquant.inputs.images import Images, image_batches, read_images
 from sinkquant.inputs.sources import INPUTS, SELF
+from sinkquant.models.stubs import call_model
 from sinkquant.tasks.task import Ask, Data, Task
 
 if TYPE_CHECKING:
     from sinkquant.models.roles import Roles, Stack
     from sinkquant.models.source import Source
 
-PIXELS = "pixel_values"
+PIXELS, TOWER = "pixel_values", "get_image_features"
 AT_ONCE = 16  # images of a batch
 PROVES, LEAST = 4, 16  # one image in that many is for the proof, that many at least
 
@@ -35,7 +37,8 @@ class _Images(Task):
         channels = int(getattr(config, "num_channels", 3))
         y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
         waves = [torch.sin((3 + 2 * k) * x + (5 + 3 * k) * y + k) for k in range(samples * channels)]
-        return Batch({PIXELS: torch.stack(waves).reshape(samples, channels, height, width)})
+        pixels = torch.stack(waves).reshape(samples, channels, height, width)
+        return Batch({PIXELS: pixels}, method=self.method(model))
 
     def read(self, ask: Ask, processor: Any, model: Any, roles: Roles) -> Data:
         """Images of every class in turn; as many as have the tokens that were asked for, at `UNKNOWN` patches each."""
@@ -44,6 +47,7 @@ class _Images(Task):
         spare = max(LEAST, wanted // PROVES) if ask.proves else 0
         images = self._labelled(read_images(source, count=wanted + spare, seed=ask.seed, column=ask.column), model)
         batches = image_batches(images, processor, AT_ONCE)
+        batches = replace(batches, items=tuple(replace(batch, method=self.method(model)) for batch in batches))
         found = batches.samples
         if found < wanted + spare:
             spare = min(spare, found // PROVES)
@@ -51,6 +55,10 @@ class _Images(Task):
         if not spare:
             return Data(batches, batches, notes)
         return Data(batches.part(0, found - spare), batches.part(found - spare), notes)
+
+    def method(self, model: Any) -> str | None:
+        """What of the model takes images: None for the whole."""
+        return None
 
     def _labelled(self, images: Images, model: Any) -> Images:
         """The images with the classes of the model, where it has any."""
@@ -89,7 +97,10 @@ class ImageClassification(_Images):
 
 
 class ImageFeatures(_Images):
-    """A vector for every image: what the model pools, else its first token, else the mean of all."""
+    """A vector for every image: what the model pools, else its first token, else the mean of all.
+
+    Of a model with a tower for images beside others, that tower is asked, and the others stay as they are.
+    """
 
     name = "image-features"
     words = "image encoder"
@@ -100,6 +111,10 @@ class ImageFeatures(_Images):
     def takes(self, config: Any) -> bool:
         """Models that see images; the base class of a family says nothing else."""
         return any(hasattr(config, name) for name in ("image_size", "vision_config"))
+
+    def method(self, model: Any) -> str | None:
+        """What transformers calls it for all models of several towers."""
+        return TOWER if hasattr(model, TOWER) else None
 
     def answer(self, model: Any, batch: Batch) -> Tensor:
         """(N, D)."""
@@ -115,7 +130,7 @@ class ImageFeatures(_Images):
 
 def _outputs(model: Any, batch: Batch) -> Any:
     with torch.no_grad():
-        return model(**batch.to(model.device).tensors)
+        return call_model(model, batch)
 
 
 def _pair(size: Any) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import sinkquant
 from sinkquant.formats.manifest import read_manifest
 from sinkquant.tasks.tasks import TASKS
 from tests.proved import as_proved
-from tests.tasks.towers import photographs, save
+from tests.tasks.towers import SIZES, photographs, save
 
 SMALL = ("calibration.sequences=2",)
 CLASSIFIES, FEATURES = "image-classification", "image-features"
@@ -43,6 +43,11 @@ ROWS = (
     Row("clip", "w8a8", FEATURES),
     Row("siglip", "w8a8-npu", FEATURES),
     Row("siglip", "w8a8", FEATURES),
+    Row("clip-pair", "w8a8-npu", FEATURES, said="text_model ("),
+    Row("clip-pair", "w8a8-static", FEATURES, said="text_model ("),
+    Row("clip-pair", "w8a8", FEATURES, said="text_model ("),
+    Row("siglip-pair", "w8a8-npu", FEATURES, said="text_model ("),
+    Row("siglip-pair", "w8a8", FEATURES, said="text_model ("),
 )
 
 
@@ -69,6 +74,8 @@ def test_every_command(row: Row, photos: Path, tmp_path: Path) -> None:
     assert as_proved(model, out)
     stock = getattr(transformers, task.auto).from_pretrained(out, dtype=torch.float32).eval()
     probe = task.probe(model, 2)
+    if probe.method is not None:
+        stock(input_ids=torch.arange(3, 12)[None], **probe.tensors)
     assert torch.allclose(task.answer(stock, probe), task.answer(model, probe), rtol=1e-4, atol=1e-5)
 
     found = sinkquant.evaluate(out, baseline=folder, data=photos, samples=40)
@@ -105,3 +112,21 @@ def test_no_images_are_named(tmp_path: Path) -> None:
     folder = save("vit", tmp_path / "model")
     with pytest.raises(sinkquant.SinkquantError, match="the model sees images, and none are named"):
         sinkquant.quantize(folder, recipe="w8a8-npu", output=tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["clip-pair", "siglip-pair"])
+def test_the_tower_for_text_stays_as_it_is(kind: str, photos: Path, tmp_path: Path) -> None:
+    folder = save(kind, tmp_path / "model")
+    found = sinkquant.detect(folder, calibration=str(photos))
+    assert found.layers and len(found.layers) == SIZES["num_hidden_layers"]  # of the tower for images alone
+    done = quantized(folder, photos, "w8a8-npu", ("export.dtype=float32",))
+    assert sinkquant.verify(done.path).difference.acceptable
+    before, after = transformers.AutoModel.from_pretrained(folder).eval(), sinkquant.load(done.path)
+    words = torch.arange(3, 12)[None]
+    with torch.no_grad():
+        texts = [model.get_text_features(words).pooler_output for model in (before, after)]
+        pixels = TASKS[FEATURES].probe(before).tensors["pixel_values"]
+        images = [model.get_image_features(pixels).pooler_output for model in (before, after)]
+        scores = [model(input_ids=words, pixel_values=pixels).logits_per_image for model in (before, after)]
+    assert torch.allclose(*texts, atol=1e-5) and not torch.allclose(*images, atol=1e-5)
+    assert torch.allclose(*scores, atol=0.05 * float(scores[0].abs().max()))

@@ -15,6 +15,14 @@ SIZES: dict[str, Any] = dict(
     hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, image_size=SIDE, patch_size=8,
     initializer_range=0.2,
 )  # fmt: skip
+PAIR: dict[str, Any] = dict(
+    vision_config=SIZES,
+    text_config=dict(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=97,
+        max_position_embeddings=16, projection_size=48,
+    ),
+    projection_dim=40,
+)  # fmt: skip
 NAMED: dict[str, Any] = dict(id2label={i: f"thing {i}" for i in range(CLASSES)})
 KINDS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "vit": ("ViTForImageClassification", "ViTConfig", "ViTImageProcessor", NAMED),
@@ -22,6 +30,8 @@ KINDS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "dinov2": ("Dinov2Model", "Dinov2Config", "BitImageProcessor", {"mlp_ratio": 2, "layerscale_value": 0.5}),
     "dinov2-classes": ("Dinov2ForImageClassification", "Dinov2Config", "BitImageProcessor", {"mlp_ratio": 2, **NAMED}),
     "clip": ("CLIPVisionModel", "CLIPVisionConfig", "CLIPImageProcessor", {}),
+    "clip-pair": ("CLIPModel", "CLIPConfig", "CLIPImageProcessor", PAIR),
+    "siglip-pair": ("SiglipModel", "SiglipConfig", "SiglipImageProcessor", PAIR),
     "siglip": ("SiglipVisionModel", "SiglipVisionConfig", "SiglipImageProcessor", {}),
 }
 
@@ -30,7 +40,7 @@ def save(kind: str, folder: Path) -> Path:
     """A model of `KINDS` with its processor."""
     name, config, processor, more = KINDS[kind]
     torch.manual_seed(0)
-    model = getattr(transformers, name)(getattr(transformers, config)(**SIZES | more))
+    model = getattr(transformers, name)(getattr(transformers, config)(**more if more is PAIR else SIZES | more))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:  # norms, biases and scales that do something
