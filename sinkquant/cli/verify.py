@@ -33,7 +33,7 @@ def verify(
         print_json(found)
         return
     gap = found.difference
-    equal = "bit for bit as written" if gap.identical else f"{gap.mean:.1e} nats a token from what was written"
-    say(f"{found.files} files have their checksums; {found.runtime} computes {gap.tokens} tokens {equal}.")
+    equal = "bit for bit as written" if gap.identical else f"{gap.mean:.1e} apart on average from what was written"
+    say(f"{found.files} files have their checksums; {found.runtime} computes {gap.tokens} answers {equal}.")
     if not found.sealed:
         say("The manifest itself has no checksum: the version that wrote it did not make one.")

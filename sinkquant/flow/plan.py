@@ -57,7 +57,8 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
     if prefix and roles.positions is not None:
         left, places = roles.positions.places - len(prefix), roles.positions.places
         notes.append(f"texts have at most {left} tokens in place of {places}: the first positions are the prefix's")
-    rotations = _rotations(recipe, roles, notes)
+    kept = sum(keeps(block) for block in roles.blocks)
+    rotations = _rotations(recipe, roles, notes, rounds_keys=bool(kept) and recipe.kv_cache.bits < 16)
     linears: dict[str, LinearScheme] = {}
     for block in roles.blocks:
         linears.update(_schemes(recipe, block, shapes, rotations, notes))
@@ -75,14 +76,15 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
         given = f"{asked} channels of each input are multiplied in float"
         notes.append(f"spike units: {found if asked == 'auto' else given}")
     cache = recipe.kv_cache
-    kept = sum(keeps(block) for block in roles.blocks)
     if cache.bits < 16 and not kept:
         notes.append(f"keys and values stay in full precision: {no_attention(roles)}")
     elif not roles.attends:
         notes.append(f"weights and inputs alone are rounded, without prefix and cache: {no_attention(roles)}")
     elif cache.bits < 16 and kept < len(roles.blocks):
         notes.append(f"keys and values are rounded in {kept} of {len(roles.blocks)} blocks")
-    kv = KVScheme(cache.bits, cache.recent, rotations.keys and not cache.balance, balance=cache.balance)
+    kv = KVScheme()
+    if kept:
+        kv = KVScheme(cache.bits, cache.recent, rotations.keys and not cache.balance, balance=cache.balance)
     size = _size(bits, shapes, linears) + _spendable(recipe, shapes, linears)
     return Plan(recipe, prefix, rotations, linears, kv, bits, size, tuple(dict.fromkeys(notes)), shapes)
 
@@ -155,12 +157,13 @@ def _without_prefix(recipe: Recipe) -> Recipe:
     """The recipe for a model that can have no prefix: sinks stay in its text, so static ranges need another remedy."""
     inputs = recipe.activations
     static = inputs.bits < 16 and inputs.mode == "static"
-    if recipe.sinks.prefix == "none" or not static or inputs.spikes or not FORMATS[recipe.target].ours:
+    asked = "spikes" in inputs.model_fields_set
+    if recipe.sinks.prefix == "none" or not static or asked or not FORMATS[recipe.target].ours:
         return recipe
     return overridden(recipe, ["activations.spikes=auto"])
 
 
-def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Transforms:
+def _rotations(recipe: Recipe, roles: Roles, notes: list[str], *, rounds_keys: bool) -> Transforms:
     wanted = recipe.transforms
     ours = FORMATS[recipe.target].ours
     reasons = {stack.name: BOUND if roles.bound else _keeps_basis(stack) for stack in roles.stacks if wanted.r1}
@@ -187,7 +190,7 @@ def _rotations(recipe: Recipe, roles: Roles, notes: list[str]) -> Transforms:
     values = tuple(b.name for b in roles.blocks if wanted.r2 and any(a.plain for a in b.attentions))
     if wanted.r2 and len(values) < len(roles.blocks):
         notes.append(f"R2 is left out in {len(roles.blocks) - len(values)} blocks without plain value projections")
-    keys = wanted.r3 and recipe.kv_cache.bits < 16  # keys that are not rounded would be rotated for nothing
+    keys = wanted.r3 and rounds_keys  # others would be rotated for nothing
     return Transforms(fold, stream, values, keys, wanted.r4, wanted.seed, smooth, inputs)
 
 

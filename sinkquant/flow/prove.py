@@ -19,6 +19,7 @@ from sinkquant.formats.format import FORMATS
 from sinkquant.formats.load import read
 from sinkquant.models.fit import places_of
 from sinkquant.recipes.schema import Proof
+from sinkquant.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,11 @@ def prove(
     )
     if outcome.nll is not None and baseline.score.nll is not None:
         refuse_loss(reloaded, before, baseline.score.nll, outcome.nll, before.answers.shape[-1], proof.worst)
-    return _figures(baseline.score, outcome), take_probe(task, reloaded, ids[: places_of(reloaded.config)])
+    return _figures(task, baseline.score, outcome), take_probe(task, reloaded, ids[: places_of(reloaded.config)])
 
 
-def _figures(baseline: Score, outcome: Score) -> dict[str, Any]:
-    figures: dict[str, Any] = {"tokens": outcome.tokens, "text": "held-out part of the calibration text"}
+def _figures(task: Task, baseline: Score, outcome: Score) -> dict[str, Any]:
+    figures: dict[str, Any] = {task.counts: outcome.tokens, "data": "held-out part of the calibration data"}
     for when, found in (("baseline", baseline), ("result", outcome)):
         if found.perplexity is not None:
             figures[f"{when}_perplexity"] = found.perplexity

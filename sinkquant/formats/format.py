@@ -142,8 +142,11 @@ class Format(ABC):
         """The scheme of keys and values: at least their `bits`."""
         return {"bits": 16}
 
-    def runtimes(self, quantization: Mapping[str, Any], *, prefix: bool) -> tuple[Runtime, ...]:
-        """Programs that can or cannot run a checkpoint, with a prefix or without, by the `quantization_config`."""
+    def runtimes(self, quantization: Mapping[str, Any], *, prefix: bool, serves: bool) -> tuple[Runtime, ...]:
+        """Programs that can or cannot run a checkpoint, with a prefix or without, by the `quantization_config`.
+
+        `serves`: it is a causal language model, which is what servers of text are tried with.
+        """
         return (Runtime("transformers + sinkquant", True, "nothing"),)
 
 

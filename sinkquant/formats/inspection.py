@@ -88,8 +88,9 @@ def _inspection(
         prefix=prefix, prefix_tokens=tokens, fused=("not recorded",) if fused is None else tuple(names.fused(fused)),
         online=tuple(online), kv=kv,
         quantized=tuple(_parts(integer, schemes, weights)), floats=tuple(_parts(floats, schemes, weights)),
-        runtimes=kind.runtimes(stored, prefix=bool(prefix)), notes=tuple(manifest.notes),
-        figures=manifest.figures, versions=manifest.versions, verified=len(manifest.files),
+        runtimes=kind.runtimes(stored, prefix=bool(prefix), serves=manifest.task == "causal-lm"),
+        notes=tuple(manifest.notes), figures=manifest.figures, versions=manifest.versions,
+        verified=len(manifest.files),
     )  # fmt: skip
 
 

@@ -118,14 +118,19 @@ class Portable(Format):
             found |= dict.fromkeys(group["targets"], scheme)
         return found
 
-    def runtimes(self, quantization: Mapping[str, Any], *, prefix: bool) -> tuple[Runtime, ...]:
-        """All of them."""
+    def runtimes(self, quantization: Mapping[str, Any], *, prefix: bool, serves: bool) -> tuple[Runtime, ...]:
+        """Servers only where they have been tried or say that they do."""
         same = "nothing: everything is fused into the weights"
         ours = "files are checked before they are loaded, weights stay packed"
         stock = "transformers + compressed-tensors"
-        return (
+        libraries = (
             Runtime(stock, True, f"{same}; weights are unpacked to float at the first call"),
             Runtime("transformers + sinkquant", True, f"{same}; {ours}"),
+        )
+        if not serves:
+            return libraries
+        return (
+            *libraries,
             Runtime("vLLM", True, f"{same}; needs a kernel for these bits and groups on the device"),
             Runtime("SGLang", True, f"{same}; reads this format by its documentation, not tried by this project"),
         )

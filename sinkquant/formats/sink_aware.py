@@ -91,12 +91,16 @@ class SinkAware(Format):
         schemes = [group["scheme"] for group in quantization["attentions"]] or [super().kv(quantization)]
         return {key: value for key, value in min(schemes, key=lambda one: one["bits"]).items() if key != "shape"}
 
-    def runtimes(self, quantization: Mapping[str, Any], *, prefix: bool) -> tuple[Runtime, ...]:
+    def runtimes(self, quantization: Mapping[str, Any], *, prefix: bool, serves: bool) -> tuple[Runtime, ...]:
         """Those with our code."""
-        why = "the prefix and the online rotations" if prefix else "the online rotations and the scheme of every module"
-        stock = f"refuses it with an error: {why} need sinkquant"
         kv = self.kv(quantization)
-        if quantization.get("positions", "rotary") != "rotary":
+        rotates = kv.get("rotate") or any(group["scheme"]["rotate"] for group in quantization["linears"])
+        needed = {"the prefix": prefix, "the online rotations": rotates, "the schemes of the modules": True}
+        why = " and ".join([name for name, needs in needed.items() if needs][:2])
+        stock = f"refuses it with an error: {why} need sinkquant"
+        if not serves:
+            vllm = Runtime("vLLM + sinkquant", False, "the plug-in serves causal language models alone")
+        elif quantization.get("positions", "rotary") != "rotary":
             vllm = Runtime("vLLM + sinkquant", False, "prompts begin with the prefix there; use sinks.prefix=none")
         elif kv.get("recent"):
             vllm = Runtime("vLLM + sinkquant", False, "keeps no newest tokens in full precision; use kv_cache.recent=0")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sinkquant.errors import UsageError
-from sinkquant.inputs import media, transcripts
+from sinkquant.inputs import folders, media, transcripts
 from sinkquant.inputs.broken import Broken
 from sinkquant.inputs.layouts import joined
 from sinkquant.inputs.said import Left, number
@@ -116,9 +116,9 @@ def _find(spec: str, seed: int, column: str | None) -> tuple[str, Iterator[Entry
     if not path.is_dir():
         text = transcripts.beside(path)
         return str(path), iter([Entry(path.name, path, text)]), "", text is not None
-    names, others = media.in_folder(path, SUFFIXES)
+    names, others = folders.in_folder(path, SUFFIXES)
     if not names:
-        raise media.nothing_in(str(path), others, "audio", GIVE)
+        raise folders.nothing_in(str(path), others, "audio", GIVE)
     texts, said = transcripts.of_folder(names, path)
     told = any(texts)
     entries = [Entry(name, path / name, text) for name, text in zip(names, texts, strict=True)]

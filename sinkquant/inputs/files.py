@@ -10,7 +10,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
-from sinkquant.errors import UsageError, unknown
+from sinkquant.errors import UsageError
 from sinkquant.inputs.layouts import Row
 
 TEXT = ("", ".txt", ".text", ".md", ".rst", ".raw", ".log")
@@ -26,7 +26,7 @@ def is_text(path: Path) -> bool:
     """Whether `path` is plain text by its name; else it has rows. Raises UsageError for another kind of file."""
     kind = _kind(path)
     if kind not in (*TEXT, *ROWS):
-        raise unknown("kind of text file", kind, SUFFIXES)
+        raise UsageError(f"{path} is of no kind that text is read from: give one of {', '.join(SUFFIXES)}.")
     return kind in TEXT
 
 

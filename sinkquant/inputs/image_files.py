@@ -9,7 +9,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sinkquant.inputs import classes, media
+from sinkquant.inputs import classes, folders, media
 from sinkquant.inputs.classes import Label
 from sinkquant.inputs.pictures import SUFFIXES, picture
 from sinkquant.inputs.tables import Table, column_named, open_table
@@ -56,9 +56,9 @@ def find(spec: str, count: int | None, seed: int, column: str | None) -> Found:
     path = media.path_of(spec, "folder or file of images", GIVE)
     if not path.is_dir():
         return Found(str(path), iter([Entry(path.name, path)]))
-    names, others = media.in_folder(path, SUFFIXES)
+    names, others = folders.in_folder(path, SUFFIXES)
     if not names:
-        raise media.nothing_in(str(path), others, "image", GIVE)
+        raise folders.nothing_in(str(path), others, "image", GIVE)
     labels, said = classes.of_folder(names, path)
     entries = [Entry(name, path / name, label) for name, label in zip(names, labels, strict=True)]
     known = tuple(sorted({label for label in labels if isinstance(label, str)}))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sinkquant.errors import UsageError, unknown
-from sinkquant.inputs import files, hub, paths
+from sinkquant.inputs import files, folders, hub, paths
 from sinkquant.inputs.documents import Documents
 from sinkquant.inputs.hub import DATASETS
 from sinkquant.inputs.language import checked
@@ -107,6 +107,9 @@ def _file(spec: str) -> tuple[Path, str | None]:
     if os.path.isfile(path):
         return Path(path), next(iter(columns), None)
     if os.path.isdir(path):
+        texts, others = folders.in_folder(Path(path), (*files.TEXT, *files.ROWS, *files.PACKED))
+        if not texts:
+            raise folders.nothing_in(path, others, "text", f"a text file, a file with rows, or {DATASETS}NAME")
         raise UsageError(f"{spec} is a folder: name a file in it, or read it as a data set with {DATASETS}{spec}.")
     if os.path.exists(path):
         raise UsageError(f"{spec} is no ordinary file: write its content to one.")

@@ -42,6 +42,7 @@ class Embedding(Task):
     auto = "AutoModel"
     metrics = ("cosine", "low_cosine", "neighbours")
     prefixes = True
+    counts = "texts"
     answers_are = "features"
 
     def takes(self, config: Any) -> bool:

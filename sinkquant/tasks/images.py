@@ -24,6 +24,8 @@ PROVES, LEAST = 4, 16  # one image in that many is for the proof, that many at l
 
 
 class _Images(Task):
+    counts = "images"
+
     def processor(self, source: Source) -> Any:
         """What resizes and scales an image."""
         from sinkquant.models.load import load_processor

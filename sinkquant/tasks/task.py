@@ -75,6 +75,8 @@ class Task(ABC):
     """The class of transformers that loads it."""
     metrics: ClassVar[tuple[str, ...]]
     """What results are measured by where a recipe names nothing; the first decides."""
+    counts: ClassVar[str] = "tokens"
+    """What has an answer each, in the plural."""
     answers_are: ClassVar[Literal["choices", "features"]] = "choices"
     """`choices`: logits over classes or tokens; `features`: vectors that are compared by their angle."""
     at_once: ClassVar[int] = TOKENS_PER_CALL

@@ -13,6 +13,7 @@ from sinkquant.flow.estimate import estimate
 from sinkquant.flow.loadable import refuse_unloadable
 from sinkquant.flow.plan import Plan, make_plan, weight_shapes
 from sinkquant.models.trace import trace_roles
+from sinkquant.quantization.scheme import KVScheme
 from sinkquant.recipes import load_recipe
 
 
@@ -77,6 +78,7 @@ def test_a_recipe_of_keys_and_values_alone_needs_an_attention_that_can_be_seen(t
         make_plan(load_recipe("kv4", ()), (), blind, shapes, None)
     made = make_plan(load_recipe("w4a8kv4", ()), (), blind, shapes, None)
     assert any("keys and values stay in full precision" in note for note in made.notes)
+    assert made.kv == KVScheme() and not made.rotations.keys
     with pytest.raises(UsageError, match="a class of their own"):
         refuse_unloadable(load_recipe("w8a8", ()), tiny_llama, replace(roles, own_linears=True))
 

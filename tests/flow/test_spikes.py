@@ -188,6 +188,7 @@ def test_ranges_leave_out_only_sinks_that_something_isolates(
         ("w8a8-static", ["sinks.prefix=none"], "it has no positions", {0}),
         ("w8a8-static", ["activations.mode=dynamic"], "it has no positions", {0}),
         ("w8a8-static", ["activations.spikes=1"], "it has no positions", {1}),
+        ("w8a8-static", ["activations.spikes=0"], "it has no positions", {0}),
         ("w8a8", [], "it has no positions", {0}),
     ],
 )

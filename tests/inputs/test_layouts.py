@@ -147,7 +147,7 @@ def test_a_file_with_a_colon_in_its_name_wins(tmp_path: Path) -> None:
     assert read(f"{tmp_path}/a:b.jsonl:text")[0] == "first\n\n"
     Path(jsonl(tmp_path, {"b": "second"})).rename(tmp_path / "a.jsonl")
     Path(jsonl(tmp_path, {"text": "third"})).rename(tmp_path / "a.jsonl:b")
-    with pytest.raises(UsageError, match="unknown kind of text file"):
+    with pytest.raises(UsageError, match="of no kind that text is read from"):
         read(f"{tmp_path}/a.jsonl:b")
 
 

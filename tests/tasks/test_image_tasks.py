@@ -80,6 +80,7 @@ def test_every_command(row: Row, photos: Path, tmp_path: Path) -> None:
 
     found = sinkquant.evaluate(out, baseline=folder, data=photos, samples=40)
     assert (found.task, found.windows) == (row.task, 40)
+    assert done.figures["images"] > 0 and not any("text" in str(part) for part in done.figures.items())
     if row.task == CLASSIFIES:
         assert found.kl is not None and found.kl < 0.1
         assert found.top1_agreement is not None and found.top1_agreement > 0.8
@@ -87,6 +88,9 @@ def test_every_command(row: Row, photos: Path, tmp_path: Path) -> None:
     else:
         assert found.figures["cosine"][1] > 0.99 and found.figures["low_cosine"][1] > 0.98
     seen = sinkquant.inspect(out)
+    assert not any(one.loads for one in seen.runtimes if "vLLM" in one.name or "SGLang" in one.name)
+    rotates = any(scheme.rotate for scheme in done.plan.linears.values())
+    assert any("online rotations" in one.loss for one in seen.runtimes) == rotates
     linears = sum(scheme.weight is not None for scheme in done.plan.linears.values())
     assert sum(part.modules for part in seen.quantized) >= linears == 18
 
