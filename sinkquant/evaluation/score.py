@@ -70,6 +70,16 @@ class Tally:
         return max((sum(map(len, parts)) for parts in self.terms.values()), default=0)
 
 
+def side_by_side(baseline: Score, result: Score) -> dict[str, float]:
+    """Every figure of both, by when it was taken and what it is called."""
+    figures: dict[str, float] = {}
+    for when, found in (("baseline", baseline), ("result", result)):
+        if found.perplexity is not None:
+            figures[f"{when}_perplexity"] = found.perplexity
+        figures |= {f"{when}_{name}": figure for name, figure in found.figures.items()}
+    return figures
+
+
 def against_baseline(metric: Metric) -> bool:
     """Whether a metric compares with the float model; one that does not say compares with labels."""
     return getattr(metric, "against", "labels") == "baseline"
@@ -107,7 +117,7 @@ def places(
     compare samples."""
     gathered: list[Tensor] = []
     done, total = 0, batches.samples
-    for batch in batches.split(task.at_once):
+    for batch in batches.cut(task.at_once):
         for answers, labels in task.scored(model, batch):
             if task.answers_are == "features":
                 gathered.append(answers)

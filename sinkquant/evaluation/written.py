@@ -22,7 +22,7 @@ def compare_written(task: Task, processor: Any, baseline: Any, result: Any, batc
     if not task.writes:
         raise UsageError(f"a {task.words} writes nothing that could be compared: leave out --write.")
     theirs, ours, right = list[Written](), list[Written](), list[Written]()
-    for batch in batches.split(AT_ONCE):
+    for batch in batches.cut(AT_ONCE):
         theirs += task.written(baseline, processor, batch)
         ours += task.written(result, processor, batch)
         right += task.right(baseline, processor, batch)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from sinkquant.errors import shown
 from sinkquant.flow.loadable import refuse_unloadable
 from sinkquant.flow.plan import refuse_plan
 from sinkquant.flow.result import Options
@@ -14,7 +16,8 @@ from sinkquant.models.attention import implementations
 from sinkquant.models.finite import check_finite
 from sinkquant.models.fit import check_ids
 from sinkquant.models.load import load_model
-from sinkquant.models.source import resolve
+from sinkquant.models.side_files import left_out
+from sinkquant.models.source import local_folder, resolve
 from sinkquant.models.trace import trace_roles
 from sinkquant.recipes.schema import CalibrationSpec, Recipe
 from sinkquant.tasks.task import Ask
@@ -36,12 +39,15 @@ def begin(model: str | Path, recipe: Recipe, options: Options, *, settled: bool)
     check_finite(network)
     attention = implementations(network.config)
     roles = trace_roles(network, task.probe(network))
+    if isinstance(recipe.sinks.prefix, tuple):
+        check_ids(recipe.sinks.prefix, network, "sinks.prefix", "name ids below that, or set sinks.prefix=auto")
+    links = left_out(local_folder(source)) if source.gguf_file is None else []
     if settled:
         refuse_plan(recipe, roles)
         refuse_unloadable(recipe, network, roles)
     data = task.read(ask(recipe, options.calibration), processor, network, roles)
-    if isinstance(recipe.sinks.prefix, tuple):
-        check_ids(recipe.sinks.prefix, network, "sinks.prefix", "name ids below that, or set sinks.prefix=auto")
+    notes = (f"{shown(name)} is a link, which is not followed: the checkpoint goes without it" for name in links)
+    data = replace(data, notes=(*data.notes, *notes))
     return Session(network, roles, task, processor, source.label, source, data, attention, data.begin)
 
 

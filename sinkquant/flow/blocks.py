@@ -26,8 +26,7 @@ def quantize_blocks(session: Session, plan: Plan, store: ResumeStore, tell: Prog
         for block in roles.blocks:  # only the cache changes: nothing needs calibration
             install_kv(model, block, plan)
         return
-    walk = Walk(model, roles, session.calibration)
-    start = 0 if walk.shares else store.finished()  # what finished blocks would hand on is not stored
+    start = store.finished()
     for index in range(start):
         restore_block(model, roles.blocks[index], plan, *store.block(index))
     if start:
@@ -36,9 +35,12 @@ def quantize_blocks(session: Session, plan: Plan, store: ResumeStore, tell: Prog
     def visit(run: BlockRun) -> list[Tensor]:
         outputs = quantize_block(model, run, plan, session.threshold)
         schemes = {n: m.scheme.to_dict() for n in run.roles.linears if isinstance(m := _at(model, n), QuantizedLinear)}
-        store.save(run.index, dict(run.module.state_dict()), schemes, outputs)
+        if alone:
+            store.save(run.index, dict(run.module.state_dict()), schemes, outputs)
         return outputs
 
+    walk = Walk(model, roles, session.calibration)
+    alone = not walk.shares  # what finished blocks would hand on beside the stream is not stored
     walk.run(visit, tell, start=start, inputs=store.outputs() if start else None)
 
 

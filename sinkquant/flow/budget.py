@@ -24,6 +24,9 @@ def spend_budget(session: Session, plan: Plan, store: ResumeStore, tell: Progres
     """
     settings, shapes = plan.recipe.weights, plan.shapes
     assert settings.budget is not None
+    sites = [site for block in session.roles.blocks for site in block.sites]
+    sizes = [count(site.linears, shapes) for site in sites]
+    room = sum(sizes) * (settings.budget - settings.bits) / (8 - settings.bits)
 
     def make() -> dict[str, float]:
         search = settings.clip == "mse"
@@ -39,9 +42,6 @@ def spend_budget(session: Session, plan: Plan, store: ResumeStore, tell: Progres
         return found
 
     losses: dict[str, float] = store.remember("sensitivity", make)
-    sites = [site for block in session.roles.blocks for site in block.sites]
-    sizes = [count(site.linears, shapes) for site in sites]
-    room = sum(sizes) * (settings.budget - settings.bits) / (8 - settings.bits)
     chosen = [sites[i] for i in spend([losses[site.linears[0]] for site in sites], sizes, room)]
     names = {name for site in chosen for name in site.linears}
     average = settings.bits + (8 - settings.bits) * count(names, shapes) / sum(sizes)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sinkquant.errors import UsageError
 from sinkquant.evaluation.metric import METRICS
-from sinkquant.flow.nonsense import Nonsense
+from sinkquant.evaluation.nonsense import Nonsense
 from sinkquant.flow.result import Choice, Options, Result
 from sinkquant.flow.run import run
 from sinkquant.formats.finished import Unfinished

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
-from sinkquant.errors import shown
 from sinkquant.flow.loadable import loadable, refuse_unloadable
 from sinkquant.flow.plan import Plan, make_plan, weight_shapes
 from sinkquant.flow.session import Session
 from sinkquant.flow.transform import no_prefix
-from sinkquant.models.side_files import left_out
-from sinkquant.models.source import Source, local_folder
 from sinkquant.recipes.schema import Recipe
 from sinkquant.sinks.report import SinkReport
 
@@ -30,7 +27,7 @@ def decide(session: Session, recipe: Recipe, report: SinkReport | None, revise: 
     shapes = weight_shapes(session.model, session.roles)
     plan = make_plan(recipe, prefix, session.roles, shapes, no_prefix(session, prefix))
     plan = loadable(plan, session.model, session.roles, shapes, session.task.probe(session.model))
-    plan = replace(plan, notes=(*why, *session.data.notes, *_links(session.source), *plan.notes))
+    plan = replace(plan, notes=(*why, *session.data.notes, *plan.notes))
     threshold = session.threshold if report is None else report.threshold
     begin = None if session.data.begin in plan.prefix else session.data.begin
     return replace(session, threshold=threshold, begin=begin), plan
@@ -43,9 +40,3 @@ def prefix_of(recipe: Recipe, report: SinkReport | None) -> tuple[int, ...]:
     if recipe.sinks.prefix == "auto":
         return () if report is None else report.prefix.ids
     return tuple(recipe.sinks.prefix)
-
-
-def _links(source: Source | None) -> Iterator[str]:
-    """A note for every side file that is not copied because it is a link."""
-    for name in () if source is None or source.gguf_file is not None else left_out(local_folder(source)):
-        yield f"{shown(name)} is a link, which is not followed: the checkpoint goes without it"

@@ -6,7 +6,7 @@ from sinkquant.flow.plan import Plan
 from sinkquant.flow.session import Session
 from sinkquant.quantization.scheme import LinearScheme, WeightScheme
 from sinkquant.quantization.weights import round_to_nearest
-from sinkquant.runtime.embedding import QuantizedEmbedding
+from sinkquant.runtime.embedding import SCHEME, QuantizedEmbedding
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import replace_module
 from sinkquant.transforms.norms import untie
@@ -22,11 +22,10 @@ def quantize_ends(session: Session, plan: Plan) -> None:
     if getattr(model.config, "tie_word_embeddings", False):
         untie(model, roles)
     if head_bits < 16 and roles.head is not None:
-        head = model.get_submodule(roles.head)
-        scheme = LinearScheme(WeightScheme(head_bits))
-        assert scheme.weight is not None
-        codes = round_to_nearest(head.weight, scheme.weight, search=True)
-        replace_module(model, roles.head, QuantizedLinear.from_linear(head, scheme, codes))
+        head, scheme = model.get_submodule(roles.head), WeightScheme(head_bits)
+        codes = round_to_nearest(head.weight, scheme, search=True)
+        replace_module(model, roles.head, QuantizedLinear.from_linear(head, LinearScheme(scheme), codes))
     if embedding_bits < 16 and roles.embedding is not None:
-        made = QuantizedEmbedding.from_embedding(model.get_submodule(roles.embedding))
-        replace_module(model, roles.embedding, made)
+        table = model.get_submodule(roles.embedding)
+        codes = round_to_nearest(table.weight, SCHEME, search=True)
+        replace_module(model, roles.embedding, QuantizedEmbedding.from_embedding(table, codes))

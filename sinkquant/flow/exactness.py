@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
-
 from sinkquant.errors import SinkquantError
 from sinkquant.recipes.schema import Recipe
 from sinkquant.transforms.apply import Keys
 
 TOLERANCE = 1e-4  # of the logits' scale, float32
-
-
-def difference(after: Tensor, before: Tensor) -> float:
-    """The largest difference of two sets of logits, relative to the scale of the second."""
-    return float((after - before).abs().max() / before.abs().max())
 
 
 def inexact(errors: Mapping[Keys, float], total: float, recipe: Recipe, stream: bool) -> SinkquantError:

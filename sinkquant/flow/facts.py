@@ -13,12 +13,11 @@ from sinkquant.models.fingerprint import fingerprint
 from sinkquant.sinks.report import SinkReport
 
 
-def facts_of(session: Session, plan: Plan, report: SinkReport | None) -> dict[str, Any]:
-    """For the manifest."""
-    assert session.source is not None
+def facts_of(session: Session, plan: Plan, report: SinkReport | None, fingerprint: str) -> dict[str, Any]:
+    """For the manifest; `fingerprint`: that of the model, as `identity` found it."""
     return {
         "recipe": plan.recipe.model_dump(mode="json"), "recipe_digest": plan.recipe.digest(),
-        "model": session.label, "task": session.task.name, "model_fingerprint": fingerprint(session.source),
+        "model": session.label, "task": session.task.name, "model_fingerprint": fingerprint,
         "prefix": list(plan.prefix), "bos": session.data.begin is not None,
         "report": report.model_dump(mode="json") if report else None, "notes": list(plan.notes),
         "rotations": vars(plan.rotations),
@@ -29,8 +28,8 @@ def identity(session: Session, plan: Plan) -> dict[str, Any]:
     """Everything that the bits of the quantized blocks depend on: sums are of another order with other threads."""
     assert session.source is not None
     return {
-        "recipe": plan.recipe.model_dump(mode="json"), "model_fingerprint": fingerprint(session.source),
-        "prefix": list(plan.prefix), "task": session.task.name, "data": session.calibration.digest,
-        "threshold": session.threshold, "versions": versions(), "code": code_digest(session.model),
+        "versions": versions(), "code": code_digest(session.model), "model_fingerprint": fingerprint(session.source),
+        "recipe": plan.recipe.model_dump(mode="json"), "prefix": list(plan.prefix), "task": session.task.name,
+        "data": session.calibration.digest, "threshold": session.threshold,
         "threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability(),
     }  # fmt: skip

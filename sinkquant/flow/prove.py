@@ -9,17 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
+from sinkquant.evaluation.nonsense import Reference, refuse_loss, refuse_strange
 from sinkquant.evaluation.probe import take_probe
-from sinkquant.evaluation.score import RESULT, Score, answers_of, score
-from sinkquant.flow.nonsense import Reference, refuse_loss, refuse_strange
+from sinkquant.evaluation.reloaded import check_reloaded
+from sinkquant.evaluation.score import RESULT, Score, answers_of, score, side_by_side
 from sinkquant.flow.plan import Plan
-from sinkquant.flow.reloaded import check_reloaded
 from sinkquant.flow.session import Session
 from sinkquant.formats.format import FORMATS
 from sinkquant.formats.load import read
 from sinkquant.models.fit import places_of
 from sinkquant.recipes.schema import Proof
-from sinkquant.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,5 @@ def prove(
     )
     if outcome.nll is not None and baseline.score.nll is not None:
         refuse_loss(reloaded, before, baseline.score.nll, outcome.nll, before.answers.shape[-1], proof.worst)
-    return _figures(task, baseline.score, outcome), take_probe(task, reloaded, ids[: places_of(reloaded.config)])
-
-
-def _figures(task: Task, baseline: Score, outcome: Score) -> dict[str, Any]:
-    figures: dict[str, Any] = {task.counts: outcome.tokens, "data": "held-out part of the calibration data"}
-    for when, found in (("baseline", baseline), ("result", outcome)):
-        if found.perplexity is not None:
-            figures[f"{when}_perplexity"] = found.perplexity
-        figures |= {f"{when}_{name}": figure for name, figure in found.figures.items()}
-    return figures
+    about = {task.counts: outcome.tokens, "data": "held-out part of the calibration data"}
+    return about | side_by_side(baseline.score, outcome), take_probe(task, reloaded, ids[: places_of(reloaded.config)])

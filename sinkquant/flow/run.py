@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkquant.evaluation.metric import METRICS
+from sinkquant.evaluation.nonsense import reference
 from sinkquant.flow.begin import begin
 from sinkquant.flow.blocks import quantize_blocks
 from sinkquant.flow.budget import spend_budget
@@ -16,7 +17,6 @@ from sinkquant.flow.ends import quantize_ends
 from sinkquant.flow.estimate import estimate
 from sinkquant.flow.export import export
 from sinkquant.flow.facts import facts_of, identity
-from sinkquant.flow.nonsense import reference
 from sinkquant.flow.prove import metrics_of, prove, take_baseline
 from sinkquant.flow.result import Options, Result
 from sinkquant.flow.timing import Stages, peak_memory
@@ -52,7 +52,8 @@ def run(
     with stages("transform"):
         figures["transform_error"] = transform(session, plan)
     before = reference(session.task, session.model, session.calibration)
-    store = stores.open(identity(session, plan))
+    known = identity(session, plan)
+    store = stores.open(known)
     if plan.recipe.weights.budget is not None:
         with stages("sensitivity", steps=True) as tell:
             plan, figures["sensitivity"] = spend_budget(session, plan, store, tell)
@@ -69,8 +70,9 @@ def run(
             figures["tuning"] = tune(session, teacher, plan.recipe.tuning, tell)
         del teacher
     folder.mkdir()
+    facts = facts_of(session, plan, report, known["model_fingerprint"])
     with stages("export"):
-        export(session, plan, folder, facts_of(session, plan, report), figures)
+        export(session, plan, folder, facts, figures)
     with stages("prove"):
         proved, probe = prove(folder, session, plan, baseline, before)
         figures |= proved

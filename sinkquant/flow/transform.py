@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from sinkquant.errors import SinkquantError
-from sinkquant.flow.exactness import TOLERANCE, difference, inexact
+from sinkquant.evaluation.difference import difference
+from sinkquant.flow.exactness import TOLERANCE, inexact
 from sinkquant.flow.plan import Plan
 from sinkquant.flow.session import Session
-from sinkquant.flow.smooth import smooth
 from sinkquant.inputs.batches import Batch
 from sinkquant.models.attention import NAME, own_attention, register, taps
 from sinkquant.models.roles import Roles, SiteKind
@@ -25,6 +25,7 @@ from sinkquant.transforms.apply import Keys, Step, fused_steps
 from sinkquant.transforms.hadamard import fast_hadamard
 from sinkquant.transforms.positions import cut, refuse_cut, turn, turned
 from sinkquant.transforms.prefix import prefix_states, refuse_prefix
+from sinkquant.transforms.smoothing import smooth
 
 R3: Keys = ("transforms.r3",)
 
@@ -111,7 +112,8 @@ def _steps(session: Session, plan: Plan) -> Iterator[Step]:
     if rotations.smooth or balance:
         wanted = {"transforms.smooth": rotations.smooth, "kv_cache.balance": balance}
         yield tuple(key for key in wanted if wanted[key]), lambda: smooth(
-            session, linears=rotations.smooth, keys=balance, center=plan.recipe.activations.center, seed=rotations.seed,
+            model, roles, session.calibration, session.threshold, linears=rotations.smooth, keys=balance,
+            center=plan.recipe.activations.center, seed=rotations.seed,
         )  # fmt: skip
     down = {name for block in roles.blocks for s in block.sites if s.kind is SiteKind.DOWN_INPUT for name in s.linears}
     rotated = {name for name, scheme in plan.linears.items() if scheme.rotate}

@@ -54,7 +54,7 @@ class Batch:
         """Entries of a sample's longest sequence, as a measure of what a call costs: ids, frames, or patches."""
         return max(map(_entries, self.tensors.values()))
 
-    def split(self, tokens: int = TOKENS_PER_CALL) -> Iterator[Batch]:
+    def cut(self, tokens: int = TOKENS_PER_CALL) -> Iterator[Batch]:
         """Batches of at most `tokens` entries, one sample at least."""
         rows = max(1, tokens // max(1, self.length))
         for start in range(0, len(self), rows):
@@ -94,9 +94,9 @@ class Batches(Sequence[Batch]):
         """Entries of all samples, as a measure of what they cost."""
         return sum(len(item) * item.length for item in self.items)
 
-    def split(self, tokens: int = TOKENS_PER_CALL) -> list[Batch]:
+    def cut(self, tokens: int = TOKENS_PER_CALL) -> list[Batch]:
         """Every batch in parts of at most `tokens` entries."""
-        return [part for item in self.items for part in item.split(tokens)]
+        return [part for item in self.items for part in item.cut(tokens)]
 
     def __add__(self, others: Batches) -> Batches:  # type: ignore[override]
         """These, then the others."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.quantization.scheme import WeightScheme
-from sinkquant.quantization.weights import QuantizedWeight, round_to_nearest
+from sinkquant.quantization.weights import QuantizedWeight
 from sinkquant.runtime.codes import CodedModule
 
 SCHEME = WeightScheme(8)
@@ -39,10 +39,9 @@ class QuantizedEmbedding(CodedModule):
             return cls(count, width, getattr(module, "padding_idx", None), float(multiplier), dtype)  # type: ignore[arg-type]
 
     @classmethod
-    def from_embedding(cls, module: nn.Module) -> QuantizedEmbedding:
-        """Quantize `module` (rows as stored, before any multiplier)."""
+    def from_embedding(cls, module: nn.Module, codes: QuantizedWeight) -> QuantizedEmbedding:
+        """In place of `module`, whose rows as stored, before any multiplier, were rounded to `codes`."""
         made = cls.like(module, module.weight.dtype)  # type: ignore[arg-type, union-attr]
-        codes = round_to_nearest(module.weight, SCHEME, search=True)  # type: ignore[arg-type]
         made._buffers.update(weight=codes.codes, weight_scale=codes.scale)
         return made
 

@@ -78,7 +78,7 @@ class Walk:
         bool, True = real token (None: no padding). `place`: where blocks are; None: all in memory."""
         self.model, self.roles, self.place = model, roles, place if place is not None else Memory(model)
         items = [token_batch(batches, mask)] if isinstance(batches, Tensor) else batches
-        self.batches = [self.place.batch(part) for item in items for part in item.split(tokens)]
+        self.batches = [self.place.batch(part) for item in items for part in item.cut(tokens)]
         self.inputs: list[Tensor] = []
         self._arguments: dict[str, list[Arguments]] = {}
         self._real: dict[str, list[Tensor]] = {}

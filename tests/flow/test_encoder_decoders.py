@@ -10,7 +10,7 @@ import torch
 
 import sinkquant
 from sinkquant.errors import UsageError
-from sinkquant.flow.exactness import difference
+from sinkquant.evaluation.difference import difference
 from sinkquant.formats.manifest import read_manifest
 from sinkquant.inputs.batches import Batch
 from sinkquant.models.attention import TAPS

@@ -14,7 +14,7 @@ from transformers import MambaConfig, MambaForCausalLM
 
 import sinkquant
 import sinkquant.flow.run as flow
-from sinkquant.flow.nonsense import Nonsense, correlation, culprit, is_nonsense, reference, refuse_strange
+from sinkquant.evaluation.nonsense import Nonsense, correlation, culprit, is_nonsense, reference, refuse_strange
 from sinkquant.flow.plan import Plan
 from sinkquant.flow.session import Session
 from sinkquant.inputs.batches import Batch, Batches

@@ -18,7 +18,7 @@ BATCHES = Batches((batch(3, 4), batch(2, 5, first=100)), "here", "read")
 
 
 def test_a_batch_is_cut_in_parts_of_so_many_entries() -> None:
-    parts = BATCHES.split(8)
+    parts = BATCHES.cut(8)
     assert [len(part) for part in parts] == [2, 1, 1, 1]
     for part in parts:
         assert part.labels is not None
@@ -60,5 +60,5 @@ def test_batches_are_cut_by_their_longest_sequence(case: str) -> None:
     shapes, length = TENSORS[case]
     made = Batch({name: torch.zeros(shape) for name, shape in shapes.items()})
     assert made.length == length
-    assert [len(part) for part in made.split(3 * length)] == [3, 1]
-    assert [len(part) for part in made.split(1)] == [1] * 4
+    assert [len(part) for part in made.cut(3 * length)] == [3, 1]
+    assert [len(part) for part in made.cut(1)] == [1] * 4

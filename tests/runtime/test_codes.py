@@ -11,7 +11,7 @@ from torch.nn.functional import linear
 
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
 from sinkquant.quantization.weights import round_to_nearest
-from sinkquant.runtime.embedding import QuantizedEmbedding
+from sinkquant.runtime.embedding import SCHEME, QuantizedEmbedding
 from sinkquant.runtime.linear import QuantizedLinear
 
 SCHEMES = {
@@ -30,7 +30,8 @@ def coded(kind: str, dtype: torch.dtype) -> tuple[Any, torch.Tensor]:
     torch.manual_seed(0)
     if kind == "embedding":
         table = nn.Embedding(24, 64, dtype=dtype).requires_grad_(False)
-        return QuantizedEmbedding.from_embedding(table.requires_grad_(False)), table.weight.detach()
+        codes = round_to_nearest(table.weight, SCHEME, search=False)
+        return QuantizedEmbedding.from_embedding(table, codes), table.weight.detach()
     module, scheme = nn.Linear(64, 24, dtype=dtype).requires_grad_(False), SCHEMES[kind]
     weight = None if scheme.weight is None else round_to_nearest(module.weight.detach(), scheme.weight, search=False)
     limits = torch.tensor([0.02]), torch.zeros(1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sinkquant.errors import UsageError
-from sinkquant.flow.exactness import difference
+from sinkquant.evaluation.difference import difference
 from sinkquant.inputs.batches import Batch, Batches
 from sinkquant.inputs.decoder import start_token
 from sinkquant.models.trace import trace_roles

@@ -44,8 +44,8 @@ class Reference:
 
 
 def reference(task: Task, model: nn.Module, batches: Batches) -> Reference:
-    """Run the beginning of the first sample."""
-    few = task.beginnings(batches.part(0, 1), TOKENS, TOKENS)
+    """Run the beginning of a sample."""
+    few = task.beginnings(batches, TOKENS, TOKENS)
     return Reference(task, few, *_run(task, model, few))
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sinkquant.flow.balance import KVMoments, balance_keys
-from sinkquant.flow.session import Session
+from sinkquant.inputs.batches import Batches
 from sinkquant.models.attention import taps
-from sinkquant.models.roles import Attention, Block, Site, SiteKind
-from sinkquant.quantization.scheme import KVScheme
+from sinkquant.models.roles import Attention, Block, Roles, Site, SiteKind
 from sinkquant.sinks.rows import ordinary_rows
+from sinkquant.transforms.keys import KVMoments, balance_keys
 from sinkquant.transforms.rotation import random_signs
 from sinkquant.transforms.smooth import balance, balance_full, scale_norm, scale_pair, transform_heads
 from sinkquant.walk.statistics import Sample
@@ -19,14 +18,18 @@ from sinkquant.walk.walk import BlockRun, Walk, run_and_show
 TOKENS = 4096  # enough for the moments of a head
 
 
-def smooth(session: Session, *, linears: bool, keys: bool, center: bool, seed: int) -> None:
-    """Balance every block: inputs against weights, keys against queries; the function stays.
+def smooth(
+    model: nn.Module, roles: Roles, few: Batches, threshold: float, *, linears: bool, keys: bool, center: bool,
+    seed: int,
+) -> None:  # fmt: skip
+    """Balance every block: inputs against weights, keys against queries; the function stays once the attention makes
+    use of the keys' transforms.
 
-    `center`: the inputs' means will be taken out before rounding, so that only what varies counts. `seed` draws the
-    signs that the channels get on the way, which makes a Hadamard transform behind them a random one for free.
+    `threshold`: of the rows of sinks, which the moments are taken without. `center`: the inputs' means will be taken
+    out before rounding, so that only what varies counts. `seed` draws the signs that the channels get on the way,
+    which makes a Hadamard transform behind them a random one for free.
     """
-    model, few = session.model, session.calibration
-    walk = Walk(model, session.roles, few.part(0, max(1, TOKENS // few[0].length)))
+    walk = Walk(model, roles, few.part(0, max(1, TOKENS // few[0].length)))
 
     def visit(run: BlockRun) -> list[Tensor]:
         attention, moments = run.roles.attention, KVMoments()
@@ -35,7 +38,7 @@ def smooth(session: Session, *, linears: bool, keys: bool, center: bool, seed: i
 
         def show(name: str, rows: Tensor, real: Tensor) -> None:
             if linears:
-                samples.setdefault(name, Sample(1)).add(rows[real & ordinary_rows(rows, real, session.threshold)])
+                samples.setdefault(name, Sample(1)).add(rows[real & ordinary_rows(rows, real, threshold)])
 
         with taps(modules, moments):
             outputs = run_and_show(run, show)
@@ -51,7 +54,7 @@ def smooth(session: Session, *, linears: bool, keys: bool, center: bool, seed: i
             values = moments.values / moments.count
             if transforms is not None:
                 values = torch.stack([mean @ t for mean, t in zip(values, transforms, strict=True)])
-            balance_keys(modules[0], moments, values, KVScheme(balance=True), drawn)
+            balance_keys(modules[0], moments, values, drawn)
         return outputs
 
     walk.run(visit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sinkquant.errors import SinkquantError
-from sinkquant.flow.exactness import difference
+from sinkquant.evaluation.difference import difference
 
 # Of the logits' scale, float32: what another order of the same sums makes. Ours runs the same operations on the same
 # tensors, and only where these lie in memory can differ; a stock loader chooses the attention of every part by itself.

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.models.attention import AttentionCall
-from sinkquant.quantization.scheme import KVScheme
-from sinkquant.runtime.kv import install
 from sinkquant.transforms.smooth import balance_full
 
 
@@ -37,8 +35,8 @@ class KVMoments:
         return call
 
 
-def balance_keys(module: nn.Module, moments: KVMoments, values: Tensor, scheme: KVScheme, seed: int) -> None:
-    """Give an attention module its key and query transforms and its offsets.
+def balance_keys(module: nn.Module, moments: KVMoments, values: Tensor, seed: int) -> None:
+    """Give an attention module its key and query transforms and its offsets, which its KV scheme will use.
 
     `values` (Hkv, d) are the means of the values in the basis that the model now has; `seed` is that of the rotation
     that the transforms end with.
@@ -54,4 +52,3 @@ def balance_keys(module: nn.Module, moments: KVMoments, values: Tensor, scheme: 
     module.register_buffer("query_transform", torch.linalg.inv(transform).transpose(1, 2).float().contiguous())
     module.register_buffer("key_offset", (means[:, None] @ transform).float())
     module.register_buffer("value_offset", values[:, None].float().contiguous())
-    install(module, scheme, None, None)
