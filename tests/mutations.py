@@ -142,7 +142,7 @@ MUTATIONS = {
     "attention not ours": Mutation("sinkquant.models.attention:own_attention", becomes(nothing), (GENERATION,)),
     "norms folded into nothing": Mutation(
         "sinkquant.transforms.norms:fold_norm",
-        lambda fold: lambda model, norm, readers: fold(model, norm, ()),
+        lambda fold: lambda model, norm, readers, *_: fold(model, norm, ()),
         ("tests/flow/test_transform.py::test_a_trained_model",),
     ),
     "GPTQ without its Hessian": Mutation(

@@ -77,7 +77,8 @@ class Attention:
     """One attention of a block. `query`, `key`, `value`, `output` are linears; None where the trace found none.
 
     `plain`: nothing but the attention stands between `value` and `output`, so that values can change their basis.
-    `causal`: a query sees no key behind its own position.
+    `causal`: a query sees no key behind its own position. `shifts`: `key` has no bias and needs none
+    for that of its norm, as a constant in all keys adds the same to all scores of a query.
     """
 
     module: str
@@ -95,6 +96,7 @@ class Attention:
     plain: bool = False
     kind: AttentionKind = AttentionKind.SELF
     causal: bool = True
+    shifts: bool = False
 
 
 @dataclass(frozen=True)
@@ -230,6 +232,12 @@ class Roles:
     def final_norm(self) -> Norm | None:
         """The norm behind the last stack."""
         return self.stacks[-1].final_norm
+
+    @property
+    def shifting(self) -> frozenset[str]:
+        """Linears that need no bias for that of their norm: those of keys without positions."""
+        found = (attention for block in self.blocks for attention in block.attentions if attention.shifts)
+        return frozenset(attention.key for attention in found if attention.key is not None)
 
     def each_block(self, change: Callable[[Block], Block]) -> Roles:
         """The same with every block changed."""

@@ -23,6 +23,7 @@ def verify_blocks(model: nn.Module, trace: Trace, blocks: Blocks) -> Blocks:
     blocks = _tell_queries(replay, blocks)
     blocks = _only_readers(replay, blocks)
     blocks = _plain_values(replay, blocks)
+    blocks = _shifting_keys(replay, blocks)
     return _factors(replay, blocks)
 
 
@@ -69,6 +70,27 @@ def _plain_values(replay: Replay, blocks: Blocks) -> Blocks:
             made.append(block)
         blocks = tuple(made)
     return blocks
+
+
+def _shifting_keys(replay: Replay, blocks: Blocks) -> Blocks:
+    """A constant added to all keys adds the same to all scores of a query, which no softmax sees; tried where keys have
+    no bias and their norm does."""
+    for turn in range(max((len(block.attentions) for block in blocks), default=0)):
+        at = {block.name: (block, attention) for block in blocks if (attention := _at(block, turn)) is not None}
+        keys = {name: one.key for name, (block, one) in at.items() if one.key and _lacks_bias(replay, block, one.key)}
+        changes = {name: Changes(outputs={key: _add(replay.trace.of(key).output)}) for name, key in keys.items()}
+        shifted = replay.cancels(changes)
+        blocks = tuple(
+            _with(block, turn, replace(block.attentions[turn], shifts=True)) if block.name in shifted else block
+            for block in blocks
+        )
+    return blocks
+
+
+def _lacks_bias(replay: Replay, block: Block, key: str) -> bool:
+    norms = [norm.name for norm, readers in block.reads if key in readers]
+    biased = [name for name in norms if getattr(replay.model.get_submodule(name), "bias", None) is not None]
+    return bool(biased) and replay.model.get_submodule(key).bias is None
 
 
 def _at(block: Block, turn: int) -> Attention | None:
@@ -177,6 +199,12 @@ def _bases(attention: Attention, x: Tensor) -> Tensor:
 
 def _by_head(t: Tensor) -> Change:
     return lambda x: torch.einsum("...hd,hde->...he", x.unflatten(-1, (t.shape[0], -1)), t).flatten(-2)
+
+
+def _add(like: Tensor) -> Change:
+    """A random constant a channel, as large as tensors like this one."""
+    constant = torch.randn(like.shape[-1], generator=torch.Generator().manual_seed(0)).to(like) * like.std()
+    return lambda x: x + constant
 
 
 def _multiply(d: Tensor) -> Change:

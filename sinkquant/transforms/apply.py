@@ -46,7 +46,7 @@ def fused_steps(model: nn.Module, roles: Roles, rotations: Transforms) -> Iterat
 def _fold_all(model: nn.Module, roles: Roles, rotations: Transforms) -> None:
     for stack in roles.stacks:
         if stack.name in rotations.fold_norms:
-            fold_norms(model, stack, final=stack.name in rotations.stream)
+            fold_norms(model, stack, final=stack.name in rotations.stream, shifting=roles.shifting)
 
 
 def _rotate_streams(model: nn.Module, roles: Roles, rotations: Transforms) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -13,24 +14,26 @@ from sinkquant.models.roles import Norm, Roles, Stack, Writer
 ROWS = 8192  # rows scaled at a time: a head is as large as many blocks
 
 
-def fold_norm(model: nn.Module, norm: Norm, readers: tuple[str, ...]) -> None:
+def fold_norm(model: nn.Module, norm: Norm, readers: tuple[str, ...], shifting: Collection[str] = ()) -> None:
     """W ← W·diag(gain) for every reader.
 
     A norm's bias goes into the readers' biases if all of them have one; a model's class need not have a place for
-    another. Else it stays in the norm, by the gain smaller, where a gain of zero stays too.
+    another. Linears of which a constant is of no consequence (`Roles.shifting`) need none. Else it stays in the norm,
+    by the gain smaller, where a gain of zero stays too.
     """
     module = model.get_submodule(norm.name)
     linears = [model.get_submodule(name) for name in readers]
     shift = getattr(module, "bias", None)
-    stays = shift is not None and any(linear.bias is None for linear in linears)
+    placed = all(linear.bias is not None or name in shifting for name, linear in zip(readers, linears, strict=True))
+    stays = shift is not None and not placed
     factor = gain(module, norm.kind)
     if stays:
         factor = torch.where(factor == 0, 1.0, factor)
     with torch.no_grad():
         for linear in linears:
             weight: Any = linear.weight
-            if shift is not None and not stays:
-                bias: Any = linear.bias
+            bias: Any = linear.bias
+            if shift is not None and bias is not None and not stays:
                 bias.copy_(bias.double() + weight.double() @ shift.double())
             for rows in weight.split(ROWS):
                 rows.copy_(rows.double() * factor.to(rows.device))
@@ -65,7 +68,7 @@ def untie(model: nn.Module, roles: Roles) -> None:
     model.config.get_text_config().tie_word_embeddings = False  # type: ignore[union-attr, operator]
 
 
-def fold_norms(model: nn.Module, stack: Stack, *, final: bool) -> None:
+def fold_norms(model: nn.Module, stack: Stack, *, final: bool, shifting: Collection[str] = ()) -> None:
     """Fold every norm on a stream; `final`: also the one behind the last block, whose readers must be untied."""
     for norm, readers in stack.reads_stream if final else (read for block in stack.blocks for read in block.reads):
-        fold_norm(model, norm, readers)
+        fold_norm(model, norm, readers, shifting)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from eval.families.build import scale
+from eval.families.configs import tiny_config
 from sinkquant.flow.plan import BOUND, make_plan, weight_shapes
 from sinkquant.models.record import run_probe
+from sinkquant.models.roles import AttentionKind
 from sinkquant.models.trace import trace_roles
 from sinkquant.recipes import load_recipe
 from sinkquant.transforms.apply import fused_steps
@@ -23,7 +27,7 @@ def test_folded_norms_and_rotated_values_change_nothing(kind: str) -> None:
     before = run_probe(model, batch, own=False)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for stack in roles.stacks:
-        fold_norms(model, stack, final=False)
+        fold_norms(model, stack, final=False, shifting=roles.shifting)
     for block in roles.blocks:
         for attention in block.attentions:
             if attention.plain:
@@ -34,6 +38,25 @@ def test_folded_norms_and_rotated_values_change_nothing(kind: str) -> None:
     values = {f"{a.value}.weight" for block in roles.blocks for a in block.attentions if a.plain}
     assert changed >= values
     torch.testing.assert_close(run_probe(model, batch, own=False), before, rtol=1e-4, atol=1e-4)
+
+
+def test_keys_without_positions_need_no_bias_for_that_of_their_norm() -> None:
+    """Whisper's have none, beside queries and values that have one."""
+    model = make("Whisper")
+    roles = trace_roles(model, KINDS["Whisper"].batch(1))
+    assert roles.shifting == {a.key for block in roles.blocks for a in block.attentions if a.kind is AttentionKind.SELF}
+    for stack in roles.stacks:
+        fold_norms(model, stack, final=False, shifting=roles.shifting)
+    assert not any(model.get_submodule(norm.name).bias.any() for block in roles.blocks for norm, _ in block.reads)
+
+
+def test_rotary_keys_need_a_bias_for_that_of_their_norm() -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(tiny_config("stablelm")).eval().requires_grad_(False)
+    scale(model)
+    roles = trace_roles(model)
+    assert model.get_submodule(roles.blocks[0].reads[0][0].name).bias.any()
+    assert roles.shifting == set()
 
 
 ROTATED = {  # R1 where everything that reads or writes a stream is known, else why not
