@@ -30,9 +30,12 @@ TIE = 0.1  # of the logits' size: what roundings that fall the other way make of
 
 def run(folder: Path, steps: Sequence[str], write: Callable[[Row], None]) -> None:
     """Hand a row a step to `write`; folder/model holds the model, checkpoints go beside it."""
+    from sinkquant.models.transposed import with_linears
+
     source = folder / "model"
     prompt = torch.tensor([AutoTokenizer.from_pretrained(source)(text(40))["input_ids"][:SCORED]])
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    with_linears(model)
     begun = torch.cat([torch.tensor([[BOS]]), prompt], dim=1)
     sizes = block_sizes(model)
     reference, itself = logits(model, begun)[1:], cached_apart(model, begun)
