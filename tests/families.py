@@ -43,6 +43,7 @@ FAMILIES = {
     "Bloom": Family({"n_layer": 3, "n_head": 4}, attends=False, plain=0),  # blocks give tuples
     "Falcon": Family({"head_dim": None}, attends=False, plain=0, reads=1),
     "GPTJ": Family(GPT, attends=False, plain=0, reads=1, rotates=True),
+    "GPTNeoX": Family({"head_dim": None}, plain=0, rotates=True),
     "Mixtral": Family({"num_local_experts": 4}, reads=1),  # router and experts read the norm too
     "Qwen2Moe": Family(EXPERTS, reads=1, floats=("mlp.shared_expert_gate",)),
     "Qwen3_5Text": Family(DELTA, rotates=True, plain=0, up=3, floats=()),  # a gate behind the attention

@@ -43,10 +43,15 @@ def smooth(
         with taps(modules, moments):
             outputs = run_and_show(run, show)
         transforms, drawn = None, seed + 1 + run.index
+        inputs = {name: samples[site.linears[0]] for site in run.roles.sites if linears for name in site.linears}
+        noise = {
+            attention.output: _value_noise(model, attention, inputs[attention.value].value)
+            for attention in run.roles.attentions if attention.plain and attention.value in inputs
+        }  # fmt: skip
         for site in run.roles.sites if linears else ():
             rows = samples.pop(site.linears[0]).value.double()
             rows = rows - rows.mean(0) if center else rows
-            made = _smooth_site(model, run.roles, site, rows, drawn)
+            made = _smooth_site(model, run.roles, site, rows, drawn, noise.get(site.linears[0]))
             if made is not None and run.roles.attention_of(site.linears[0]) is attention:
                 transforms = made
         if keys and attention is not None and attention.causal:
@@ -60,8 +65,18 @@ def smooth(
     walk.run(visit)
 
 
-def _smooth_site(model: nn.Module, block: Block, site: Site, rows: Tensor, seed: int) -> list[Tensor] | None:
-    """Returns the transforms of the values where the site is the attention's output."""
+def _value_noise(model: nn.Module, attention: Attention, rows: Tensor) -> Tensor:
+    """Second moments (kv heads, d, d) that values would have if the channels of their inputs (tokens, width) did not
+    correlate: the shape of the noise that comes with them when inputs and weights of their projection are rounded."""
+    assert attention.value is not None
+    weight = weight_of(model, attention.value).double().unflatten(0, (attention.kv_heads, -1))
+    return torch.einsum("kid,d,kjd->kij", weight, rows.double().pow(2).mean(0), weight)
+
+
+def _smooth_site(
+    model: nn.Module, block: Block, site: Site, rows: Tensor, seed: int, noise: Tensor | None
+) -> list[Tensor] | None:
+    """Returns the transforms of the values where the site is the attention's output, with the values' `noise`."""
     weights = [weight_of(model, name).double() for name in site.linears]
     # Each linear counts by its relative error: small outputs (values) matter as much as large ones (queries, keys).
     weights = [weight / (rows @ weight.T).pow(2).mean().sqrt().clamp_min(1e-12) for weight in weights]
@@ -73,8 +88,8 @@ def _smooth_site(model: nn.Module, block: Block, site: Site, rows: Tensor, seed:
     elif site.kind is SiteKind.DOWN_INPUT and block.up is not None:
         scale_pair(model, block.up, site.linears[0], diagonal)
     attention = block.attention_of(site.linears[0])
-    if readers is None and attention is not None and attention.plain:
-        return _smooth_heads(model, attention, rows, weights[0], seed)
+    if readers is None and attention is not None and noise is not None:
+        return _smooth_heads(model, attention, rows, weights[0], seed, noise)
     return None
 
 
@@ -85,12 +100,15 @@ def weight_of(model: nn.Module, name: str) -> Tensor:
     return weight
 
 
-def _smooth_heads(model: nn.Module, attention: Attention, rows: Tensor, weight: Tensor, seed: int) -> list[Tensor]:
+def _smooth_heads(
+    model: nn.Module, attention: Attention, rows: Tensor, weight: Tensor, seed: int, noise: Tensor
+) -> list[Tensor]:
+    """Attention averages: what varies little behind it may vary much in the values, whose noise then counts."""
     shape = (attention.kv_heads, attention.heads // attention.kv_heads, -1)
     x = rows.reshape(len(rows), *shape)  # (tokens, kv heads, group, d)
     w = weight.reshape(len(weight), *shape)
     moments = [torch.einsum("nkgi,nkgj->kij", part, part) / len(part) for part in (x, w)]
-    transforms = [balance_full(a, b, seed) for a, b in zip(*moments, strict=True)]
+    transforms = [balance_full(a, b, seed) for a, b in zip(moments[0] + noise, moments[1], strict=True)]
     size = torch.stack([torch.linalg.slogdet(t).logabsdet for t in transforms]).mean() / len(transforms[0])
     transforms = [t / size.exp() for t in transforms]  # values keep their scale on average
     transform_heads(model, attention, transforms)

@@ -22,6 +22,8 @@ from sinkquant.flow.plan import make_plan, weight_shapes
 from sinkquant.flow.transform import transform
 from sinkquant.inputs.batches import Batch
 from sinkquant.models.trace import trace_roles
+from sinkquant.quantization.scheme import WeightScheme
+from sinkquant.quantization.weights import round_to_nearest
 from sinkquant.recipes import Recipe, load_recipe
 from sinkquant.tasks.causal_lm import CAUSAL_LM
 from sinkquant.transforms.prefix import refuse_prefix
@@ -153,6 +155,30 @@ def test_forward_with_masks_positions_and_caches(tiny_llama: LlamaForCausalLM) -
 def test_a_trained_model(model_folder: Path, parts: tuple[str, ...]) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval().requires_grad_(False)
     assert run(model, recipe(*parts), (BOS,)) < 1e-4
+
+
+def test_values_that_attention_averages_keep_their_noise_small() -> None:
+    """Where no query tells keys apart, outputs hardly vary; values that do meet the rounding of their projection."""
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=199, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+                 head_dim=12, num_key_value_heads=2)  # fmt: skip
+    model = LlamaForCausalLM(LlamaConfig(**sizes)).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(std=0.0 if "q_proj" in name else parameter.shape[-1] ** -0.5)
+    model.model.embed_tokens.weight.mul_(0.3).add_(torch.randn(48))
+    ids = torch.randint(3, 190, (1, 96), generator=torch.Generator().manual_seed(0))
+
+    def noise() -> float:
+        rounded, logits = copy.deepcopy(model), model(ids).logits
+        for layer in rounded.model.layers:
+            weight = layer.self_attn.v_proj.weight
+            weight.copy_(round_to_nearest(weight, WeightScheme(8), search=False).dequantized())
+        return float((rounded(ids).logits - logits).norm() / (logits - logits.mean(1, keepdim=True)).norm())
+
+    plain = noise()
+    assert run(model, recipe("fold_norms", "smooth"), ()) < 1e-5
+    assert noise() < 2 * plain
 
 
 def test_values_of_any_size_can_be_smoothed() -> None:
