@@ -93,7 +93,7 @@ def stored_weights(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> 
     untied = any(name.split(".")[-2:-1] in [[head] for head in HEADS] for name in tensors)
     for name, tensor in tensors.items():
         module, _, leaf = name.rpartition(".")
-        if leaf in ADDED or leaf in EXTRA or leaf.startswith("input_"):
+        if leaf in ADDED or leaf in EXTRA or leaf.startswith("input_") or not tensor.bytes:
             continue
         size = tensor.bytes
         if leaf in ("weight", "weight_packed"):

@@ -174,14 +174,28 @@ def _trace(model: nn.Module, probe: Batch) -> Trace:
             f"{type(model).__name__} changes its weights while it runs, which rounded weights cannot follow; this "
             "architecture is not supported."
         )
+    trace: Trace | None
     try:
         trace = record(model, probe, own=True)
     except Exception:  # an argument that our function does not know, or a class that does not take another one
-        return record(model, probe, own=False)
+        trace = None
+    if trace is not None and trace.calls and _same(trace, plain):
+        return trace
+    trace = record(model, probe, own=False)
+    if not _same(trace, plain):
+        raise SinkquantError(
+            f"{type(model).__name__} gives other answers to the same inputs, because it draws at random, so that no "
+            "result could be compared with it; this architecture is not supported."
+        )
+    return trace
+
+
+def _same(trace: Trace, plain: Tensor) -> bool:
+    """Whether the answers of the traced pass are `plain`."""
     assert trace.output is not None
     coarse = plain.dtype in (torch.bfloat16, torch.float16)
-    same = (trace.output - plain).abs().max() <= (5e-2 if coarse else 1e-3) * plain.abs().max()
-    return trace if bool(same) and trace.calls else record(model, probe, own=False)
+    same = trace.output.shape == plain.shape
+    return same and bool((trace.output - plain).abs().max() <= (5e-2 if coarse else 1e-3) * plain.abs().max())
 
 
 def _beside(model: nn.Module, stacks: list[str], known: set[str | None]) -> list[str]:

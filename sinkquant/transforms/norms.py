@@ -63,7 +63,8 @@ def untie(model: nn.Module, roles: Roles) -> None:
     if not roles.tied or roles.head is None:
         return
     head = model.get_submodule(roles.head)
-    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)  # type: ignore[operator]
+    for name, parameter in list(head.named_parameters(recurse=False)):  # a bias may be another module's too
+        setattr(head, name, nn.Parameter(parameter.detach().clone(), requires_grad=False))
     model.config.tie_word_embeddings = False  # type: ignore[union-attr]
     model.config.get_text_config().tie_word_embeddings = False  # type: ignore[union-attr, operator]
 

@@ -81,6 +81,11 @@ def test_counts_scales_and_biases_multiply_nothing(shape: tuple[int, ...]) -> No
     assert [weight.multiply_adds for weight in stored_weights(tensors, {})] == [0, 35]
 
 
+def test_an_empty_tensor_is_no_weight() -> None:
+    tensors = {"register_tokens": Stored("F32", (1, 0, 64), 0), "up.weight": Stored("F32", (5, 7), 140)}
+    assert [weight.name for weight in stored_weights(tensors, {})] == ["up"]
+
+
 def test_no_model_is_built(static: Path) -> None:
     code = (
         "import sys\nfrom sinkquant.api.inspect import inspect\n"

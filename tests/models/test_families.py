@@ -88,6 +88,18 @@ def test_what_cannot_be_run_block_by_block_is_refused(family: str) -> None:
         trace_roles(make(family, **sizes))
 
 
+def test_a_model_that_draws_at_random_is_refused() -> None:
+    class Drawing(type(make("Llama"))):  # type: ignore[misc]
+        def forward(self, **inputs: Any) -> Any:
+            """As ever, and noise."""
+            made = super().forward(**inputs)
+            made.logits = made.logits + torch.randn_like(made.logits)
+            return made
+
+    with pytest.raises(SinkquantError, match="draws at random"):
+        trace_roles(Drawing(make("Llama").config).eval())
+
+
 def test_a_model_that_does_not_run_on_token_ids_is_refused() -> None:
     class Picky(type(make("Llama"))):  # type: ignore[misc]
         def forward(self, input_ids: torch.Tensor, use_cache: bool, pixels: torch.Tensor) -> None:

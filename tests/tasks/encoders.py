@@ -22,6 +22,7 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert-pretraining": ("BertForPreTraining", "BertConfig", {}),
     "modernbert": ("ModernBertModel", "ModernBertConfig", MODERN),
     "modernbert-mlm": ("ModernBertForMaskedLM", "ModernBertConfig", MODERN),
+    "nomic-mlm": ("NomicBertForMaskedLM", "NomicBertConfig", {}),
     "mpnet": ("MPNetModel", "MPNetConfig", {"pad_token_id": 1}),
     "deberta-mlm": ("DebertaV2ForMaskedLM", "DebertaV2Config", {"relative_attention": True, "pos_att_type": ["c2p"]}),
     "llama": ("LlamaForCausalLM", "LlamaConfig", {"num_key_value_heads": 2, "tie_word_embeddings": False}),

@@ -43,6 +43,7 @@ ROWS = (
     Row("bert-pretraining", "w8a8-npu", "masked-lm", asked=True),  # the file has one head more
     Row("modernbert", "w8a8-static", "embedding", said="R1 is left out"),
     Row("modernbert-mlm", "w8a8-npu", "masked-lm"),
+    Row("nomic-mlm", "w8a8-static", "masked-lm"),  # the head's bias is another module's too
     Row("modernbert-mlm", "w8a8", "masked-lm"),
     Row("mpnet", "w8a8-npu", "embedding", said="weights and inputs alone are rounded"),
     Row("deberta-mlm", "w8a8-npu", "masked-lm", said="weights and inputs alone are rounded"),
