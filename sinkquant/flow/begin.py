@@ -13,6 +13,7 @@ from sinkquant.flow.plan import refuse_plan
 from sinkquant.flow.result import Options
 from sinkquant.flow.session import Session
 from sinkquant.models.attention import implementations
+from sinkquant.models.experts import part_experts
 from sinkquant.models.finite import check_finite
 from sinkquant.models.fit import check_ids
 from sinkquant.models.load import load_model
@@ -38,6 +39,8 @@ def begin(model: str | Path, recipe: Recipe, options: Options, *, settled: bool)
     network.requires_grad_(False)
     check_finite(network)
     attention = implementations(network.config)
+    if not settled or min(recipe.weights.bits, recipe.activations.bits) < 16:
+        part_experts(network)
     roles = trace_roles(network, task.probe(network))
     if isinstance(recipe.sinks.prefix, tuple):
         check_ids(recipe.sinks.prefix, network, "sinks.prefix", "name ids below that, or set sinks.prefix=auto")

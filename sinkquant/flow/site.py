@@ -26,6 +26,7 @@ from sinkquant.runtime.modules import replace_module
 from sinkquant.runtime.spikes import split_weight, without_spikes
 from sinkquant.sinks.rows import ordinary_rows, without_sinks
 from sinkquant.transforms.hadamard import fast_hadamard
+from sinkquant.walk.experts import seen_by_enough
 from sinkquant.walk.statistics import Mean, Peaks, Sample, Statistic
 from sinkquant.walk.walk import BlockRun, capture_inputs
 
@@ -43,8 +44,22 @@ def quantize_site(model: nn.Module, run: BlockRun, site: Site, plan: Plan, thres
     seen = work.look()
     ready = work.prepare(seen)
     activation, input_range = work.ranges(ready, seen)
-    values = work.statistics(ready, activation, input_range)
-    for name, linear in zip(site.linears, work.linears, strict=True):
+    for group in site.groups:
+        _round(work, group, ready, activation, input_range)
+
+
+def _round(
+    work: SiteWork,
+    group: tuple[str, ...],
+    ready: Prepared,
+    activation: ActivationScheme | None,
+    input_range: Range | None,
+) -> None:
+    """Replace the linears of `group`, which see the same rows of the site's input."""
+    model, plan = work.model, work.plan
+    values = work.statistics(group[0], ready, activation, input_range)
+    for name in group:
+        linear = model.get_submodule(name)
         own = replace(plan.linears[name], activation=activation, spikes=len(ready.spikes))
         codes = None
         if own.weight is not None:
@@ -120,9 +135,9 @@ class SiteWork:
         isolated = bool(self.plan.prefix) or inputs is None or inputs.mode == "dynamic" or inputs.route is not None
         return self.plan.recipe.sinks.exclude and isolated
 
-    def rows(self, keep: Callable[[Tensor], None], every: Callable[[Tensor], None] | None = None) -> None:
-        """Hand the site's inputs (tokens, width) over, part by part, as they come: to `keep` without padding and sinks,
-        to `every` without padding."""
+    def rows(self, name: str, keep: Callable[[Tensor], None], every: Callable[[Tensor], None] | None = None) -> None:
+        """Hand the inputs (tokens, width) of module `name` over, part by part, as they come: to `keep` without padding
+        and sinks, to `every` without padding. An expert that few tokens choose sees them all."""
         # Without a prefix the rounded weights must still produce the sinks: a statistic that does not know their
         # direction would move all rounding errors into it.
         exclude = self.leaves_sinks_out and (bool(self.plan.prefix) or not self.needs)
@@ -132,7 +147,8 @@ class SiteWork:
                 every(rows[real])
             keep(rows[real & ordinary_rows(rows, real, self.threshold) if exclude else real])
 
-        capture_inputs(self.run, self.site.linears[0], take)
+        with seen_by_enough(self.run, name):
+            capture_inputs(self.run, name, take)
 
     def look(self) -> Seen:
         """One pass over the inputs, where one is needed."""
@@ -147,7 +163,7 @@ class SiteWork:
             if center:
                 mean.add(without_sinks(rows, self.threshold))
 
-        self.rows(keep, peaks.add if spikes else None)
+        self.rows(self.site.source, keep, peaks.add if spikes else None)
         used: list[Statistic] = [sample, *([mean] if center else []), *([peaks] if spikes else [])]
         for statistic in used:
             statistic.reduce()
@@ -200,9 +216,9 @@ class SiteWork:
         return replace(activation, clip=dynamic_clip(sample, activation, weight)), None
 
     def statistics(
-        self, ready: Prepared, activation: ActivationScheme | None, input_range: Range | None
+        self, name: str, ready: Prepared, activation: ActivationScheme | None, input_range: Range | None
     ) -> dict[str, Tensor]:
-        """What the rounding method needs, of the inputs as the quantized layer sees them."""
+        """What the rounding method needs, of the inputs of linear `name` as it sees them when it is quantized."""
         if not self.needs:
             return {}
         found = {name: make() for name, make in self.method.needs.items()}
@@ -215,7 +231,7 @@ class SiteWork:
             for statistic in found.values():
                 statistic.add(rows)
 
-        self.rows(keep)
+        self.rows(name, keep)
         for statistic in found.values():
             statistic.reduce()
         return {name: statistic.value for name, statistic in found.items()}

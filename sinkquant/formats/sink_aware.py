@@ -56,7 +56,8 @@ class SinkAware(Format):
         flag_final_norm(model, roles.final_norm.name if roles.final_norm else None)
         model.config = make_sink_aware(base, _facts(plan, facts), _quantization(model, roles, plan))
         try:
-            save_model(model, folder, dtype, plan.recipe.export.shard_size, own_names=False)
+            apart = bool(model.config.quantization_config.experts)
+            save_model(model, folder, dtype, plan.recipe.export.shard_size, own_names=apart)
         finally:
             model.config._attn_implementation = base._attn_implementation
 
@@ -129,6 +130,7 @@ def _facts(plan: Planned, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _quantization(model: Any, roles: Roles, plan: Planned) -> SinkquantQuantization:
     from sinkquant.formats.write import linear_schemes
+    from sinkquant.models.experts import parted_experts
     from sinkquant.runtime.config import SinkquantQuantization
     from sinkquant.runtime.embedding import QuantizedEmbedding
     from sinkquant.runtime.kv import scheme_of
@@ -145,6 +147,7 @@ def _quantization(model: Any, roles: Roles, plan: Planned) -> SinkquantQuantizat
         final_norm=roles.final_norm.name if roles.final_norm else None,
         untied_head=not getattr(model.config, "tie_word_embeddings", False),
         positions=_positions(plan, roles),
+        experts=parted_experts(model),
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from sinkquant.models.experts import parted
 from sinkquant.models.explain_attention import explain_attentions, is_same
 from sinkquant.models.norm import norm_kind
 from sinkquant.models.record import Event, Trace, is_linear
@@ -49,9 +50,13 @@ def explain_block(model: nn.Module, trace: Trace, place: Place, shared: Collecti
     points = _stream_points(taken, given, norms)
     writers = find_writers(name, points, linears, norms, events, unexplained)
     outputs = {attention.output for attention in attentions}
-    down = next((w.linear for w in reversed(writers) if w.linear not in outputs), None)
+    downs = [writer.linear for writer in writers if writer.linear not in outputs]
+    experts = {f"{e.name}.": e for e in events if parted(e.module)}
+    plain = [name for name in downs if not name.startswith(tuple(experts))]
+    down = plain[-1] if plain else None
+    readers_too = [e for e in events if e in linears or _routes(e)]
     reads = tuple(
-        (Norm(e.name, kind), tuple(li.name for li in linears if is_same(li.input, e.output)))
+        (Norm(e.name, kind), tuple(li.name for li in readers_too if is_same(li.input, e.output)))
         for e, kind in norms.values()
         if any(is_same(e.input, point) for point in points[:-1])
     )
@@ -60,10 +65,16 @@ def explain_block(model: nn.Module, trace: Trace, place: Place, shared: Collecti
     for attention in attentions:
         features |= {attention.query, attention.key, attention.value}
     rounded = [e for e in linears if e.name in features or not _stays_float(e, events, trace.choosers, place.rows)]
-    sites = _sites(rounded, attentions, reads, down, place.others)
+    sites = _sites(rounded, attentions, reads, downs, place.others, tuple(experts))
     down = down if any(down == e.name for e in rounded) else None
     unexplained.extend(_left_float(model.get_submodule(name), {e.name.removeprefix(name + ".") for e in rounded}))
     return Block(name, attentions, reads, tuple(writers), sites, down, None, tuple(unexplained), stream)
+
+
+def _routes(event: Event) -> bool:
+    """Whether a module that is no linear multiplies its input by a matrix of its own: a router."""
+    weight = getattr(event.module, "weight", None)
+    return isinstance(weight, nn.Parameter) and weight.dim() == 2 and weight.shape[-1] == event.input.shape[-1]
 
 
 def _left_float(block: nn.Module, rounded: Collection[str]) -> list[str]:
@@ -110,8 +121,9 @@ def _sites(
     linears: list[Event],
     attentions: tuple[Attention, ...],
     reads: tuple[tuple[Norm, tuple[str, ...]], ...],
-    down: str | None,
+    downs: Collection[str],
     others: tuple[tuple[Tensor, str], ...],
+    experts: tuple[str, ...],
 ) -> tuple[Site, ...]:
     """Group the linears by their input tensor, in order of execution."""
     groups: list[list[Event]] = []
@@ -127,7 +139,7 @@ def _sites(
             return SiteKind.ATTENTION_INPUT
         if any(attention.output in names for attention in attentions):
             return SiteKind.ATTENTION_OUTPUT
-        if down in names:
+        if set(names) & set(downs):
             return SiteKind.DOWN_INPUT
         return SiteKind.MLP_INPUT if any(set(names) & set(r) for _, r in reads) else SiteKind.OTHER
 
@@ -135,5 +147,6 @@ def _sites(
     for group in groups:
         names = tuple(event.name for event in group)
         source = next((stack for tensor, stack in others if is_same(tensor, group[0].input)), None)
-        sites.append(Site(kind(names), names, source))
+        home = next((path[:-1] for path in experts if len(names) > 1 and names[0].startswith(path)), None)
+        sites.append(Site(kind(names), names, source, home))
     return tuple(sites)

@@ -13,6 +13,7 @@ from sinkquant.errors import SinkquantError
 from sinkquant.inputs.batches import Batch
 from sinkquant.models.attention import AttentionCall, own_attention, taps
 from sinkquant.models.choices import Choices
+from sinkquant.models.experts import everyone
 from sinkquant.models.stream import Arguments
 from sinkquant.models.stubs import call_model
 from sinkquant.models.transposed import TransposedLinear
@@ -97,8 +98,9 @@ def token_probe(model: nn.Module) -> Batch:
 
 
 def run_probe(model: nn.Module, probe: Batch, *, own: bool) -> Tensor:
-    """One forward pass; returns the first tensor of numbers that the model gives: logits, hidden states, features."""
-    with own_attention(model, own), torch.no_grad():
+    """One forward pass, in which experts see every token; returns the first tensor of numbers that the model gives:
+    logits, hidden states, features."""
+    with own_attention(model, own), everyone(model), torch.no_grad():
         outputs = call_model(model, probe)
     given = first_tensor(outputs)
     if given is None:

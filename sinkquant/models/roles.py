@@ -43,11 +43,29 @@ class Site:
     """Linears that share one input tensor, hence one activation range and one Hessian; in order of execution.
 
     `stack`: the stack whose rows that input has, where it is not the block's own: keys and values of cross attention.
+    `experts`: the module that hands the input to the experts among the linears, to each its own rows.
     """
 
     kind: SiteKind
     linears: tuple[str, ...]
     stack: str | None = None
+    experts: str | None = None
+
+    @property
+    def source(self) -> str:
+        """The module whose input is the site's, all rows of it."""
+        return self.experts or self.linears[0]
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Linears that see the same rows: those of every expert, and those that are none's."""
+        if self.experts is None:
+            return (self.linears,)
+        found: dict[str, list[str]] = {}
+        for name in self.linears:
+            inside = name.removeprefix(f"{self.experts}.")
+            found.setdefault("" if inside == name else inside.partition(".")[0], []).append(name)
+        return tuple(map(tuple, found.values()))
 
     @property
     def label(self) -> str:

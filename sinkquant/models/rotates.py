@@ -71,7 +71,7 @@ def _folds(model: nn.Module, norm: Norm, readers: tuple[str, ...]) -> bool:
     """Whether the norm's weight can go into its readers. A gain of zero hides a channel whose bias only a reader's bias
     could take."""
     module = model.get_submodule(norm.name)
-    takes = all(model.get_submodule(name).bias is not None for name in readers)
+    takes = all(getattr(model.get_submodule(name), "bias", None) is not None for name in readers)
     return takes or getattr(module, "bias", None) is None or bool((gain(module, norm.kind) != 0).all())
 
 

@@ -110,13 +110,15 @@ class SinkquantQuantization(QuantizationConfigMixin):
         final_norm: str | None = None,
         untied_head: bool = False,
         positions: PositionKind = "rotary",
+        experts: tuple[str, ...] = (),
     ) -> None:
         """`kv_shapes`: (kv heads, size of a key, of a value) of every attention; `embeddings`: names of 8-bit ones;
-        `positions`: what a text has behind a prefix."""
+        `positions`: what a text has behind a prefix; `experts`: modules whose experts are taken apart."""
         self.quant_method = METHOD  # type: ignore[assignment]
         self.linears, self.attentions, self.prefix_length = linears, attentions, prefix_length
         self.kv_shapes, self.embeddings = kv_shapes, embeddings
         self.final_norm, self.untied_head, self.positions = final_norm, untied_head, positions
+        self.experts = experts
         # Linears that are to stay out of the model; never stored.
         self.apart: frozenset[str] = frozenset()
 
@@ -134,6 +136,7 @@ class SinkquantQuantization(QuantizationConfigMixin):
             "final_norm": self.final_norm,
             "untied_head": self.untied_head,
             "positions": self.positions,
+            "experts": list(self.experts),
         }
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -149,6 +152,7 @@ class SinkquantQuantization(QuantizationConfigMixin):
         made = cls(
             linears, attentions, config_dict["prefix_length"], shapes, tuple(config_dict["embeddings"]),
             config_dict["final_norm"], config_dict["untied_head"], config_dict.get("positions", "rotary"),
+            tuple(config_dict.get("experts", ())),
         )  # fmt: skip
         made.apart = frozenset(config_dict.get("apart", ()))
         return (made, kwargs) if return_unused_kwargs else made

@@ -9,6 +9,7 @@ from torch.nn.functional import layer_norm
 from sinkquant.errors import SinkquantError
 from sinkquant.models.attention import insist, register
 from sinkquant.models.ends import head_of
+from sinkquant.models.experts import part_experts
 from sinkquant.models.transposed import as_linear
 from sinkquant.runtime.config import SinkquantQuantization
 from sinkquant.runtime.embedding import QuantizedEmbedding
@@ -67,6 +68,7 @@ def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
     """Prepare an empty model (on the meta device) for the tensors of a sink-aware checkpoint."""
     register()
     dtype, head = next(model.parameters()).dtype, head_of(model)
+    part_experts(model, config.experts)
     for name, scheme in config.linears.items():
         try:
             linear = as_linear(model.get_submodule(name))

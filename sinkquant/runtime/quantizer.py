@@ -47,6 +47,12 @@ class SinkquantQuantizer(HfQuantizer):
         check_stored(model, held)
         return model
 
+    def update_weight_conversions(self, weight_conversions: Any, model: Any) -> Any:
+        """Experts that were taken apart are stored under their names in the model: there is nothing to merge."""
+        if self.quantization_config.experts:  # type: ignore[attr-defined]
+            return []
+        return super().update_weight_conversions(weight_conversions, model)
+
     def is_serializable(self) -> bool:
         """`save_pretrained` writes an equal checkpoint."""
         return True

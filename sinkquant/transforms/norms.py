@@ -24,15 +24,15 @@ def fold_norm(model: nn.Module, norm: Norm, readers: tuple[str, ...], shifting: 
     module = model.get_submodule(norm.name)
     linears = [model.get_submodule(name) for name in readers]
     shift = getattr(module, "bias", None)
-    placed = all(linear.bias is not None or name in shifting for name, linear in zip(readers, linears, strict=True))
+    biases = [getattr(linear, "bias", None) for linear in linears]
+    placed = all(bias is not None or name in shifting for name, bias in zip(readers, biases, strict=True))
     stays = shift is not None and not placed
     factor = gain(module, norm.kind)
     if stays:
         factor = torch.where(factor == 0, 1.0, factor)
     with torch.no_grad():
-        for linear in linears:
+        for linear, bias in zip(linears, biases, strict=True):
             weight: Any = linear.weight
-            bias: Any = linear.bias
             if shift is not None and bias is not None and not stays:
                 bias.copy_(bias.double() + weight.double() @ shift.double())
             for rows in weight.split(ROWS):

@@ -49,6 +49,8 @@ def smooth(
             for attention in run.roles.attentions if attention.plain and attention.value in inputs
         }  # fmt: skip
         for site in run.roles.sites if linears else ():
+            if site.linears[0] not in samples:  # of an expert that no token chose
+                continue
             rows = samples.pop(site.linears[0]).value.double()
             rows = rows - rows.mean(0) if center else rows
             made = _smooth_site(model, run.roles, site, rows, drawn, noise.get(site.linears[0]))

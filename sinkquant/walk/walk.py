@@ -7,7 +7,7 @@ called is recorded when the stacks before it are finished: a decoder gets what i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ class BlockRun:
     inputs: list[Tensor]  # one (B, R, D) a batch
     stack: Stack
     real: Mapping[str, list[Tensor]]  # by the name of a stack that is under way or finished: its `masks`
+    routed: dict[str, Tensor] = field(default_factory=dict)  # by a module of experts, as far as asked: tokens of each
 
     @property
     def masks(self) -> list[Tensor]:
@@ -156,10 +157,10 @@ def real_rows(rows: Tensor, mask: Tensor) -> Tensor:
     return mask.reshape(-1) if len(rows) == mask.numel() else mask.new_ones(len(rows))
 
 
-def capture_inputs(run: BlockRun, linear: str, keep: Callable[[Tensor, Tensor], None]) -> None:
-    """Run the block up to `linear` for every batch and hand its input rows (rows, width) and their mask over."""
-    module = run.module.get_submodule(linear.removeprefix(run.roles.name + "."))
-    masks = run.masks_of(linear)
+def capture_inputs(run: BlockRun, name: str, keep: Callable[[Tensor, Tensor], None]) -> None:
+    """Run the block up to module `name` for every batch and hand its input rows (rows, width) and their mask over."""
+    module = run.module.get_submodule(name.removeprefix(run.roles.name + "."))
+    masks = run.masks_of(name)
     for batch in run.batches():
 
         def hook(_: nn.Module, args: tuple[Tensor, ...], batch: int = batch) -> None:
@@ -192,7 +193,7 @@ def run_and_show(run: BlockRun, show: Callable[[str, Tensor, Tensor], None]) -> 
 
     outputs, hooks = [], []
     for site in run.roles.sites:
-        module = run.module.get_submodule(site.linears[0].removeprefix(run.roles.name + "."))
+        module = run.module.get_submodule(site.source.removeprefix(run.roles.name + "."))
         hooks.append(module.register_forward_pre_hook(hook(site.linears[0])))
     try:
         for now in run.batches():

@@ -1,0 +1,162 @@
+"""Experts as linears: fused 3-D parameters taken apart, and the function of transformers' registry that runs them.
+
+transformers keeps the experts of a layer in one module with parameters (E, 2I, D) and (E, D, I). Here every expert is
+a child of that module, named by its number, with linears `gate_proj`, `up_proj`, `down_proj` as on the hub; router,
+activation and everything around stay the model's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+NAME = "sinkquant"
+INPUTS, GATE, UP, OUTPUT = "gate_up_proj", "gate_proj", "up_proj", "down_proj"
+
+
+class Expert(nn.Module):
+    """One expert; without a gate its hidden features are those of `up_proj` behind the activation."""
+
+    def __init__(self, width: int, hidden: int, *, gate: bool, bias: bool) -> None:
+        super().__init__()
+        if gate:
+            self.gate_proj = nn.Linear(width, hidden, bias=bias)
+        self.up_proj = nn.Linear(width, hidden, bias=bias)
+        self.down_proj = nn.Linear(hidden, width, bias=bias)
+
+    def forward(self, x: Tensor, experts: Any) -> Tensor:
+        """(n, D) -> (n, D); `experts` is the module that this is a part of, whose activation and layout hold."""
+        if not experts.has_gate:
+            return self.down_proj(experts.act_fn(self.up_proj(x)))  # type: ignore[no-any-return]
+        both = self.gate_proj(x), self.up_proj(x)
+        joined = torch.cat(both, -1) if experts.is_concatenated else torch.stack(both, -1).flatten(-2)
+        return self.down_proj(experts._apply_gate(joined))  # type: ignore[no-any-return]
+
+
+def fused_experts(model: nn.Module) -> dict[str, nn.Module]:
+    """By name the modules whose experts can be taken apart: those that transformers' registry runs, with weights of
+    shapes that their flags explain and nothing else."""
+    return {name: module for name, module in model.named_modules() if _is_fused(module)}
+
+
+def _is_fused(module: nn.Module) -> bool:
+    if getattr(module, "has_gate", None) is None or getattr(module, "has_post_expert_norm", False):
+        return False
+    own = {name for name, _ in module.named_parameters()}
+    inputs = INPUTS if module.has_gate else UP
+    biases = {f"{inputs}_bias", f"{OUTPUT}_bias"} if module.has_bias else set()
+    return own == {inputs, OUTPUT} | biases and getattr(module, OUTPUT).dim() == 3
+
+
+def part_experts(model: Any, names: Collection[str] | None = None) -> list[str]:
+    """Take experts apart in place, one module after the other; returns the modules' names. Their weights are copied
+    expert by expert and the fused ones freed, so that one layer is twice in memory and no more.
+
+    `names`: which modules; None: all that can be.
+    """
+    found = fused_experts(model)
+    chosen = [name for name in found if names is None or name in names]
+    for name in chosen:
+        _part(found[name])
+    if chosen:
+        ALL_EXPERTS_FUNCTIONS.register(NAME, run_experts)
+        for config in {id(found[name].config): found[name].config for name in chosen}.values():
+            config._experts_implementation = NAME
+    return chosen
+
+
+@torch.no_grad()
+def _part(module: Any) -> None:
+    inputs = INPUTS if module.has_gate else UP
+    weight, output = getattr(module, inputs), getattr(module, OUTPUT)
+    biases = [getattr(module, f"{name}_bias", None) for name in (inputs, OUTPUT)]
+    for name in (inputs, OUTPUT, f"{inputs}_bias", f"{OUTPUT}_bias"):
+        if name in module._parameters:
+            del module._parameters[name]
+    count = len(output)
+    for number in range(count):
+        first, last = weight[number], output[number]
+        if module.is_transposed:
+            first, last = first.T, last.T
+        given = {UP: (first, None if biases[0] is None else biases[0][number])}
+        if module.has_gate:
+            given = {name: tuple(map(half, given[UP])) for name, half in _halves(module.is_concatenated)}
+        given[OUTPUT] = last, None if biases[1] is None else biases[1][number]
+        with torch.device("meta"):
+            width, hidden = last.shape
+            expert = Expert(width, hidden, gate=module.has_gate, bias=module.has_bias)
+        for name, (w, b) in given.items():
+            linear = expert.get_submodule(name)
+            linear.weight = nn.Parameter(w.clone(memory_format=torch.contiguous_format), requires_grad=False)
+            linear.bias = None if b is None else nn.Parameter(b.clone(), requires_grad=False)
+        module.add_module(str(number), expert)
+    module._is_hf_initialized = True  # its class would initialize what it no longer has
+
+
+def _halves(concatenated: bool) -> Iterator[tuple[str, Any]]:
+    """How gate and up lie in one tensor, along its first axis."""
+
+    def half(index: int) -> Any:
+        def take(x: Tensor | None) -> Tensor | None:
+            if x is None:
+                return None
+            return x.chunk(2)[index] if concatenated else x[index::2]
+
+        return take
+
+    yield GATE, half(0)
+    yield UP, half(1)
+
+
+def parted_experts(model: nn.Module) -> tuple[str, ...]:
+    """By name the modules whose experts were taken apart."""
+    return tuple(name for name, module in model.named_modules() if parted(module))
+
+
+def parted(module: nn.Module) -> list[Expert]:
+    """The experts of a module that was taken apart, in their order; of any other none."""
+    return [child for _, child in module.named_children() if isinstance(child, Expert)]
+
+
+def parted_in(module: nn.Module) -> bool:
+    """Whether experts that were taken apart are inside `module`."""
+    return any(isinstance(child, Expert) for child in module.modules())
+
+
+def run_experts(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """What transformers' registry calls: tokens (n, D), chosen experts (n, k) and their weights (n, k) -> (n, D).
+
+    An index beyond the last expert is nobody's. Experts that see everyone (`everyone`) compute all tokens, and what
+    nobody asked of them counts nothing.
+    """
+    result = torch.zeros_like(hidden_states)
+    shown = getattr(self, "shown", None)
+    for number, expert in enumerate(parted(self)):
+        chosen = top_k_index == number
+        if shown is not None and (not shown or number in shown):
+            share = (top_k_weights * chosen).sum(-1, keepdim=True)
+            result = result + (expert(hidden_states, self) * share).to(result.dtype)
+            continue
+        rows, places = chosen.nonzero(as_tuple=True)
+        if len(rows):
+            made = expert(hidden_states[rows], self) * top_k_weights[rows, places, None]
+            result.index_add_(0, rows, made.to(result.dtype))
+    return result
+
+
+@contextmanager
+def everyone(model: nn.Module, numbers: frozenset[int] = frozenset()) -> Iterator[None]:
+    """A context in which experts compute every token, those with `numbers` or all."""
+    modules = [module for module in model.modules() if parted(module)]
+    for module in modules:
+        module.shown = numbers  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.shown
