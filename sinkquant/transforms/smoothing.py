@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sinkquant.inputs.batches import Batches
 from sinkquant.models.attention import taps
-from sinkquant.models.roles import Attention, Block, Roles, Site, SiteKind
+from sinkquant.models.roles import Attention, Block, Roles, Site
 from sinkquant.sinks.rows import ordinary_rows
 from sinkquant.transforms.keys import KVMoments, balance_keys
 from sinkquant.transforms.rotation import random_signs
@@ -87,7 +87,7 @@ def _smooth_site(
     readers = next(((norm, names) for norm, names in block.reads if set(site.linears) <= set(names)), None)
     if readers is not None:
         scale_norm(model, *readers, diagonal)
-    elif site.kind is SiteKind.DOWN_INPUT and block.up is not None:
+    elif site.linears[0] == block.down and block.up is not None:
         scale_pair(model, block.up, site.linears[0], diagonal)
     attention = block.attention_of(site.linears[0])
     if readers is None and attention is not None and noise is not None:
