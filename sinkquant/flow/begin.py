@@ -12,6 +12,7 @@ from sinkquant.flow.loadable import refuse_unloadable
 from sinkquant.flow.plan import refuse_plan
 from sinkquant.flow.result import Options
 from sinkquant.flow.session import Session
+from sinkquant.formats.format import FORMATS
 from sinkquant.models.attention import implementations
 from sinkquant.models.experts import part_experts
 from sinkquant.models.finite import check_finite
@@ -39,8 +40,8 @@ def begin(model: str | Path, recipe: Recipe, options: Options, *, settled: bool)
     network.requires_grad_(False)
     check_finite(network)
     attention = implementations(network.config)
-    if not settled or min(recipe.weights.bits, recipe.activations.bits) < 16:
-        part_experts(network)
+    if settled and FORMATS[recipe.target].ours and min(recipe.weights.bits, recipe.activations.bits) < 16:
+        part_experts(network)  # stock loaders merge them again, and do not read every scheme there
     roles = trace_roles(network, task.probe(network))
     if isinstance(recipe.sinks.prefix, tuple):
         check_ids(recipe.sinks.prefix, network, "sinks.prefix", "name ids below that, or set sinks.prefix=auto")

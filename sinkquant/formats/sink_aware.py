@@ -103,6 +103,8 @@ class SinkAware(Format):
             vllm = Runtime("vLLM + sinkquant", False, "the plug-in serves causal language models alone")
         elif quantization.get("positions", "rotary") != "rotary":
             vllm = Runtime("vLLM + sinkquant", False, "prompts begin with the prefix there; use sinks.prefix=none")
+        elif quantization.get("experts"):
+            vllm = Runtime("vLLM + sinkquant", False, "experts that are taken apart are not run there yet")
         elif kv.get("recent"):
             vllm = Runtime("vLLM + sinkquant", False, "keeps no newest tokens in full precision; use kv_cache.recent=0")
         else:

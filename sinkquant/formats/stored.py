@@ -90,6 +90,7 @@ def _tensors(path: Path, before: Mapping[str, Stored]) -> dict[str, Stored]:
 
 def stored_weights(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> Iterator[Weight]:
     """The weight of every module; `config` is the model's config.json, whose vocabulary tells embeddings apart."""
+    apart = _apart(tensors, config)
     untied = any(name.split(".")[-2:-1] in [[head] for head in HEADS] for name in tensors)
     for name, tensor in tensors.items():
         module, _, leaf = name.rpartition(".")
@@ -102,9 +103,24 @@ def stored_weights(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> 
         rows = tensor.shape[0] if tensor.shape else 1
         lookup = untied and rows == config.get("vocab_size") and name.rpartition(".")[2] not in HEADS
         adds = 0.0 if lookup or _is_vector(tensor) else float(prod(tensor.shape))
-        if len(tensor.shape) == 3:  # experts in one tensor
-            adds *= config.get("num_experts_per_tok", tensor.shape[0]) / tensor.shape[0]
+        count = tensor.shape[0] if len(tensor.shape) == 3 else _count(name, apart)  # in one tensor, or taken apart
+        adds *= min(1.0, config.get("num_experts_per_tok", count) / count)
         yield Weight(name, tensor.dtype, prod(tensor.shape), size, adds)
+
+
+def _apart(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> dict[str, int]:
+    """How many experts are in every module whose experts are taken apart, by what their names begin with."""
+    stated = (config.get("quantization_config") or {}).get("experts", ())
+    found = {}
+    for start in (f"{name}." for name in stated):
+        numbers = {name.removeprefix(start).partition(".")[0] for name in tensors if name.startswith(start)}
+        found[start] = max(1, len(numbers))
+    return found
+
+
+def _count(name: str, apart: Mapping[str, int]) -> int:
+    """How many experts share the tokens with the one that `name` is in; 1 where it is in none."""
+    return next((count for start, count in apart.items() if name.startswith(start)), 1)
 
 
 def _is_vector(tensor: Stored) -> bool:

@@ -147,6 +147,6 @@ def _sites(
     for group in groups:
         names = tuple(event.name for event in group)
         source = next((stack for tensor, stack in others if is_same(tensor, group[0].input)), None)
-        home = next((path[:-1] for path in experts if len(names) > 1 and names[0].startswith(path)), None)
-        sites.append(Site(kind(names), names, source, home))
+        inside = next((path[:-1] for path in experts if any(name.startswith(path) for name in names)), None)
+        sites.append(Site(kind(names), names, source, inside if len(names) > 1 else None))
     return tuple(sites)

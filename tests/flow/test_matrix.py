@@ -36,7 +36,9 @@ MODELS: dict[str, tuple[str, ...]] = {
     "opt": ("w4a8kv4", "w8a8"),  # learned positions, inputs that are (tokens, width)
     "phi3": ("w4a8kv4",),  # queries, keys and values in one linear
     "olmo2": ("w4a8kv4",),  # norms behind the sublayers
-    "mixtral": ("w4a8kv4", "w8a8"),  # fused experts, which loading merges
+    "mixtral": ("w4a8kv4", "w8a8"),  # experts, taken apart for us, merged and in float for stock loaders
+    "qwen2_moe": ("w4a8kv4",),  # a shared expert behind a gate
+    "gpt_oss": ("w8a8-static",),  # transposed experts with biases, learned sinks
     "gemma2": ("w4a8kv4",),  # softcapped logits, offset norms
     "minicpm3": ("w4a8kv4",),  # keys and values of two sizes
     "olmo": ("w8a8-static",),  # norms without weights: no parameter would be left
