@@ -65,8 +65,8 @@ def part_experts(model: Any, names: Collection[str] | None = None) -> list[str]:
         _part(found[name])
     if chosen:
         ALL_EXPERTS_FUNCTIONS.register(NAME, run_experts)
-        for config in {id(found[name].config): found[name].config for name in chosen}.values():
-            config._experts_implementation = NAME
+        for name in chosen:
+            found[name].config._experts_implementation = NAME  # type: ignore[union-attr]
     return chosen
 
 
@@ -91,7 +91,7 @@ def _part(module: Any) -> None:
             width, hidden = last.shape
             expert = Expert(width, hidden, gate=module.has_gate, bias=module.has_bias)
         for name, (w, b) in given.items():
-            linear = expert.get_submodule(name)
+            linear: Any = expert.get_submodule(name)
             linear.weight = nn.Parameter(w.clone(memory_format=torch.contiguous_format), requires_grad=False)
             linear.bias = None if b is None else nn.Parameter(b.clone(), requires_grad=False)
         module.add_module(str(number), expert)

@@ -22,14 +22,6 @@ LATENT = dict(
     q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=12, head_dim=8,
     num_key_value_heads=4,
 )  # fmt: skip
-    q_lora_rank=16,
-    kv_lora_rank=16,
-    qk_rope_head_dim=8,
-    qk_nope_head_dim=8,
-    v_head_dim=12,
-    head_dim=8,
-    num_key_value_heads=4,
-)
 FAMILIES: dict[str, dict[str, Any]] = {
     "Mixtral": {"num_local_experts": 4},
     "Qwen2Moe": EXPERTS,  # with a shared expert behind a gate
