@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -176,4 +177,5 @@ def float_share(sizes: dict[str, int], plan: Any) -> float | None:
     """Share of the blocks' weights that stay in float; None where the recipe leaves the weights alone."""
     if all(scheme.weight is None for scheme in plan.linears.values()):
         return None
-    return 1 - sum(sizes.get(f"{n}.weight", 0) for n, s in plan.linears.items() if s.weight) / sum(sizes.values())
+    rounded = sum(prod(plan.shapes[name]) for name, scheme in plan.linears.items() if scheme.weight)
+    return 1 - rounded / sum(sizes.values())
