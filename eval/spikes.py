@@ -1,6 +1,6 @@
 """Spike units in float beside everything else that is done about outliers: none, two of each input, as many as pay.
 
-    python -m eval.spikes [--model smollm2|stories260k] [--only SETTING …] [--arms ARM …]
+    python -m eval.spikes [--model smollm2|gemma3|stories260k] [--only SETTING …] [--arms ARM …]
 
 Quantized in memory, one case after the other, and scored beside the model on the same tokens. Resumable.
 """
@@ -35,22 +35,25 @@ ARMS: dict[str, tuple[str, ...]] = {
     "recipe": (),
 }
 UNITS = ("0", "2", "auto")
-PREFIX = {"smollm2": (216,), "stories260k": ()}  # what detection finds
+PREFIX = {"smollm2": (216,), "gemma3": (2,), "stories260k": ()}  # what detection finds
+BOS = {"gemma3": "BOS in front of every text, or as the prefix"}
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A model in memory with the tokens it is calibrated and scored on, (N, T) both."""
+    """A model in memory with the tokens it is calibrated and scored on, (N, T) both, without the BOS `begin`."""
 
     name: str
     model: Any
     ids: Tensor
     windows: Tensor
+    begin: int | None
 
 
 def load(name: str, subject: Subject, size: tuple[int, int], tokens: int) -> Bench:
-    """The model in float32, beginnings of its texts without BOS."""
+    """The model in float32, beginnings of its texts."""
     from sinkquant.evaluation.windows import text_windows
+    from sinkquant.inputs.bos import bos_policy
     from sinkquant.models.load import load_model, load_tokenizer
     from sinkquant.models.source import resolve
 
@@ -63,7 +66,8 @@ def load(name: str, subject: Subject, size: tuple[int, int], tokens: int) -> Ben
         return text_windows(path.read_text(encoding="utf-8")[: 20 * most], tokenizer, window=window, max_tokens=most)
 
     scored = cut(subject.text, min(512, tokens), tokens)
-    return Bench(name, network, cut(subject.calibration, length, sequences * length), scored)
+    begin = tokenizer.bos_token_id if bos_policy(subject.bos, tokenizer) else None
+    return Bench(name, network, cut(subject.calibration, length, sequences * length), scored, begin)
 
 
 def measure(bench: Bench, recipe: str, overrides: tuple[str, ...]) -> Row:
@@ -75,6 +79,7 @@ def measure(bench: Bench, recipe: str, overrides: tuple[str, ...]) -> Row:
     from sinkquant.flow.transform import transform
     from sinkquant.formats.finished import Unfinished
     from sinkquant.inputs.batches import Batch, Batches
+    from sinkquant.inputs.bos import in_front
     from sinkquant.models.trace import trace_roles
     from sinkquant.recipes import load_recipe
     from sinkquant.runtime.linear import QuantizedLinear
@@ -84,8 +89,9 @@ def measure(bench: Bench, recipe: str, overrides: tuple[str, ...]) -> Row:
     chosen, network, start = load_recipe(recipe, overrides), deepcopy(bench.model), time.perf_counter()
     batches = Batches((Batch({"input_ids": bench.ids}),), "calibration")
     roles = trace_roles(network)
-    session = Session(network, roles, CAUSAL_LM, None, bench.name, None, Data(batches, batches), {})
     prefix = PREFIX[bench.name] if chosen.sinks.prefix == "auto" else ()
+    begin = None if bench.begin in prefix else bench.begin
+    session = Session(network, roles, CAUSAL_LM, None, bench.name, None, Data(batches, batches), {}, begin)
     plan = make_plan(chosen, prefix, roles, weight_shapes(network, roles), None)
     transform(session, plan)
     with Unfinished() as stores:
@@ -94,7 +100,8 @@ def measure(bench: Bench, recipe: str, overrides: tuple[str, ...]) -> Row:
         )
         stores.clear()
     linears = [module for module in network.modules() if isinstance(module, QuantizedLinear)]
-    found = compare(bench.model, network, bench.windows, bench.windows)
+    windows = (in_front(bench.windows, bos) for bos in (bench.begin, begin))
+    found = compare(bench.model, network, *windows)
     return {
         **found.model_dump(mode="json"), "prefix": list(prefix), "seconds": time.perf_counter() - start,
         "spikes": sum(linear.scheme.spikes for linear in linears) / len(linears),
@@ -132,8 +139,8 @@ def markdown(name: str, rows: list[Row]) -> str:
     lines += [
         "", f"Full precision: {row['baseline_perplexity']:.2f}.", "", "## How it was measured", "",
         f"- {row['tokens']} scored tokens of {row['text']} in {row['windows']} windows of {row['window']}; calibrated "
-        f"on {row['calibration']}; no BOS on either side; where there is a prefix, it is {PREFIX[name]}; "
-        f"seed 0; float32; {versions}.",
+        f"on {row['calibration']}; {BOS.get(name, 'no BOS on either side')}; where there is a prefix, it is "
+        f"{PREFIX[name]}; seed 0; float32; {versions}.",
         f"- Overrides in every row: `{' '.join(COMMON)}`.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
