@@ -17,4 +17,4 @@ def ordinary_rows(rows: Tensor, real: Tensor, threshold: float) -> Tensor:
 
 def without_sinks(rows: Tensor, threshold: float) -> Tensor:
     """Those of `rows` (tokens, width), none of them padding, that are no sinks."""
-    return rows[ordinary_rows(rows, torch.ones(len(rows), dtype=torch.bool), threshold)]
+    return rows[ordinary_rows(rows, torch.ones(len(rows), dtype=torch.bool, device=rows.device), threshold)]
