@@ -23,20 +23,20 @@ def clips(scored: bool) -> str:
     return str(path)
 
 
-SPIKES = ("activations.spikes=4",)
-FUSED = Setting("w8a8-npu, 4 spike units", "w8a8-npu", SPIKES, goal=True)
-ONLINE = Setting("the same, inputs of fc2 rotated online", "w8a8-npu", (*SPIKES, "transforms.r4=true"), goal=True)
+FEW = Setting("w8a8-npu, 4 spike units", "w8a8-npu", ("activations.spikes=4",))
+SPIKES = ("activations.spikes=16",)
+FUSED = Setting("w8a8-npu, 16 spike units", "w8a8-npu", SPIKES, goal=True)
 SUBJECTS = (
     Subject(
         "Whisper-base", "speech", ASSETS / "whisper-base", clips(False), clips(True), SCORED,
         "Six blocks a stack; calibrated on 22 spoken sentences, measured on 40 others: teacher-forced, and written "
         "freely.",
         settings=(
-            PLAIN, DYNAMIC, NPU, FUSED, ONLINE,
+            PLAIN, DYNAMIC, NPU, FEW, FUSED,
             Setting("w4a16, groups of 64", "w4a16", ("weights.group_size=64", "tuning.epochs=0")),
-            Setting("w8a6, inputs of fc2 rotated", "w8a8-npu", (*SPIKES, "activations.bits=6", "transforms.r4=true")),
+            Setting("w8a6, 16 spike units", "w8a8-npu", (*SPIKES, "activations.bits=6")),
             Setting("8-bit keys and values", "kv4", ("kv_cache.bits=8",)),
         ),
-        overrides=("calibration.sequences=22",), goals={"kl": (0.006, 0.002)}, write=True,
+        overrides=("calibration.sequences=22",), goals={"kl": (0.004, 0.002)}, write=True,
     ),
 )  # fmt: skip
