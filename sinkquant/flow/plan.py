@@ -71,10 +71,7 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
     if roles.bound and recipe.weights.head_bits < 16:
         notes.append(f"the head keeps its precision: {BOUND}")
     if any(scheme.spikes for scheme in linears.values()):
-        asked = recipe.activations.spikes
-        found = f"up to {MOST} channels of inputs that are not rotated online are multiplied in float, where it pays"
-        given = f"{asked} channels of each input are multiplied in float"
-        notes.append(f"spike units: {found if asked == 'auto' else given}")
+        notes.append(_spiked(recipe, linears, shapes))
     cache = recipe.kv_cache
     if cache.bits < 16 and not kept:
         notes.append(f"keys and values stay in full precision: {no_attention(roles)}")
@@ -256,6 +253,18 @@ def _group_size(wanted: int | None, width: int, notes: list[str]) -> int | None:
         )
     notes.append(f"groups of {power} instead of {wanted} where the width is {width}, which {wanted} does not divide")
     return power
+
+
+def _spiked(recipe: Recipe, linears: Mapping[str, LinearScheme], shapes: Shapes) -> str:
+    """What is said of spike units, with their share of the multiplications of all linears in the blocks."""
+    share = sum(scheme.spikes * shapes[name][0] for name, scheme in linears.items()) / count(linears, shapes)
+    asked = recipe.activations.spikes
+    if asked == "auto":
+        what = f"up to {MOST} channels of inputs that are not rotated online are multiplied in float, where it pays"
+        return f"spike units: {what}, at most {share:.1%} of the blocks' multiply-adds"
+    return (
+        f"spike units: {asked} channels of each input are multiplied in float, {share:.1%} of the blocks' multiply-adds"
+    )
 
 
 def _size(bits: Mapping[str, int], shapes: Shapes, linears: Mapping[str, LinearScheme]) -> int:

@@ -6,8 +6,8 @@ one pass tells of all blocks, whatever their number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sinkquant.models.attention import AttentionCall, taps
 from sinkquant.models.record import Trace, run_probe
 from sinkquant.models.roles import Block
+from sinkquant.models.stubs import Forward, stand_ins
 
 Change = Callable[[Tensor], Tensor]
 
@@ -101,6 +102,7 @@ class Replay:
         other: Callable[[Block, Tensor], Tensor] = lambda _, hidden: hidden,
     ) -> None:
         with ExitStack() as stack:
+            stack.enter_context(recorded(self.model, self.trace, untouched(self.trace, self.blocks, changes.values())))
             for block in self.blocks:
                 module = self.model.get_submodule(block.name)
                 hidden = other(block, block.stream.taken(self.trace.of(block.name).arguments))
@@ -117,6 +119,26 @@ class Replay:
             for change in changes.values():
                 stack.enter_context(applied(self.model, change))
             run_probe(self.model, self.trace.probe, own=self.trace.own)
+
+
+def untouched(trace: Trace, blocks: Iterable[Block], changes: Iterable[Changes]) -> list[Block]:
+    """The blocks that are through before any changed module runs: an encoder's, where decoders are changed."""
+    changed = {name for change in changes for name in (*change.inputs, *change.outputs)}
+    names = [event.name for event in trace.events]
+    first = next((place for place, name in enumerate(names) if name in changed), 0)
+    through = set(names[:first]) - set(names[first:])
+    return [block for block in blocks if block.name in through]
+
+
+@contextmanager
+def recorded(model: nn.Module, trace: Trace, blocks: Iterable[Block]) -> Iterator[None]:
+    """The blocks give what they gave in the trace, without being computed."""
+
+    def given(block: Block) -> Forward:
+        return lambda *_, **__: trace.of(block.name).result
+
+    with stand_ins(model, {block.name: given(block) for block in blocks}):
+        yield
 
 
 def applied(model: nn.Module, changes: Changes) -> ExitStack:

@@ -57,7 +57,7 @@ def trace_roles(model: nn.Module, probe: Batch | None = None) -> Roles:
             f"{type(model).__name__}: its blocks take {tuple(_taken(trace, stacks[-1]).shape)} for "
             f"{TOKENS} tokens, not a vector a token, which is not supported yet."
         )
-    stacks = tuple(replace(stack, final_readers=final_readers(model, trace, stack)) for stack in stacks)
+    stacks = tuple(replace(stack, final_readers=final_readers(model, trace, stack, tuple(found))) for stack in stacks)
     ends = frozenset(name for name in (embedding, head) if name is not None)
     stacks = tuple(replace(stack, rotates=rotates(model, trace, stack, ends)) for stack in stacks)
     unexplained = [note for stack in stacks for note in _notes(stack, around[stack.name], several=len(stacks) > 1)]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.models.record import Trace, is_linear, run_probe
-from sinkquant.models.replay import Change, Changes, Replay, applied
+from sinkquant.models.replay import Change, Changes, Replay, applied, recorded, untouched
 from sinkquant.models.roles import Attention, Block, Norm, Stack
 
 Blocks = tuple[Block, ...]
@@ -159,8 +159,11 @@ def causal_blocks(model: nn.Module, trace: Trace, blocks: Blocks) -> frozenset[s
     return Replay(model, trace, blocks).causal(first_half)
 
 
-def final_readers(model: nn.Module, trace: Trace, stack: Stack) -> tuple[str, ...]:
-    """The linears that read a stack's final norm, if nothing else does: scaling it is undone in front of them."""
+def final_readers(model: nn.Module, trace: Trace, stack: Stack, blocks: Blocks) -> tuple[str, ...]:
+    """The linears that read a stack's final norm, if nothing else does: scaling it is undone in front of them.
+
+    `blocks`: of all stacks.
+    """
     if stack.final_norm is None:
         return ()
     made = trace.of(stack.final_norm.name).output
@@ -168,11 +171,12 @@ def final_readers(model: nn.Module, trace: Trace, stack: Stack) -> tuple[str, ..
     readers = [e.name for e in trace.events if e.input.untyped_storage().data_ptr() == storage and is_linear(e)]
     d = _factors_of(made)
     changes = Changes(dict.fromkeys(readers, _divide(d)), {stack.final_norm.name: _multiply(d)})
-    return tuple(dict.fromkeys(readers)) if readers and same_output(model, trace, changes) else ()
+    return tuple(dict.fromkeys(readers)) if readers and same_output(model, trace, changes, blocks) else ()
 
 
-def same_output(model: nn.Module, trace: Trace, changes: Changes) -> bool:
-    with applied(model, changes):
+def same_output(model: nn.Module, trace: Trace, changes: Changes, blocks: Blocks = ()) -> bool:
+    """Whether the model gives what it gave. `blocks`: those that need not be computed where no change reaches them."""
+    with recorded(model, trace, untouched(trace, blocks, [changes])), applied(model, changes):
         output = run_probe(model, trace.probe, own=trace.own)
     assert trace.output is not None
     coarse = output.dtype in (torch.bfloat16, torch.float16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -149,3 +150,13 @@ def test_a_scale_with_axes_of_one_is_no_expert() -> None:
     roles = trace_roles(model, IMAGE_CLASSIFICATION.probe(model))
     assert any("layer_scale_1" in name for name, _ in model.named_parameters())
     assert not any("experts" in note for block in roles.blocks for note in block.unexplained)
+
+
+def test_an_encoder_is_not_run_again_where_its_decoder_alone_is_changed() -> None:
+    kind = next(kind for kind in KINDS if any(tower.reads for tower in KINDS[kind].towers))
+    model, calls = make(kind), Counter[str]()
+    encoder, decoder = (model.get_submodule(f"{tower.name}.0.{tower.down}") for tower in KINDS[kind].towers)
+    encoder.register_forward_pre_hook(lambda *_: calls.update(["encoder"]))
+    decoder.register_forward_pre_hook(lambda *_: calls.update(["decoder"]))
+    trace_roles(model, KINDS[kind].batch(1))
+    assert 0 < calls["encoder"] < calls["decoder"]
