@@ -43,10 +43,10 @@ def smooth(
         with taps(modules, moments):
             outputs = run_and_show(run, show)
         transforms, drawn = None, seed + 1 + run.index
-        inputs = {name: samples[site.linears[0]] for site in run.roles.sites if linears for name in site.linears}
+        first = {name: site.linears[0] for site in run.roles.sites if linears for name in site.linears}
         noise = {
-            attention.output: _value_noise(model, attention, inputs[attention.value].value)
-            for attention in run.roles.attentions if attention.plain and attention.value in inputs
+            attention.output: _value_noise(model, attention, samples[first[attention.value]].value)
+            for attention in run.roles.attentions if attention.plain and attention.value in first
         }  # fmt: skip
         for site in run.roles.sites if linears else ():
             if site.linears[0] not in samples:  # of an expert that no token chose

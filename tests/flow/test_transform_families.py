@@ -13,7 +13,7 @@ from tests.families import FAMILIES, make
 from tests.sessions import text_session
 
 # Rotary positions or a table of them, and an attention in every block.
-PREFIXED = {"Llama", "Qwen2", "Mixtral", "Qwen2Moe", "GPTBigCode", "BertLMHead"}
+PREFIXED = {"Llama", "Qwen2", "Mixtral", "Qwen2Moe", "GPTBigCode", "GPTNeoX", "BertLMHead"}
 
 
 @pytest.mark.parametrize("recipe", ["w8a8-static", "w4a8kv4"])
