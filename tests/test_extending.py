@@ -59,6 +59,44 @@ def test_a_rounding_method(model_folder: Path, text_file: Path, tmp_path: Path) 
     assert made.figures["result_perplexity"] != nearest.figures["result_perplexity"]
 
 
+class Flat(Stochastic):
+    """Forgets the groups."""
+
+    def round(
+        self, weight: Tensor, scheme: WeightScheme, values: Mapping[str, Tensor], settings: Settings
+    ) -> QuantizedWeight:
+        made = super().round(weight, scheme, values, settings)
+        return QuantizedWeight(made.codes, made.scale[:, 0], None)
+
+
+class Unrounded(Stochastic):
+    """Leaves the codes in float."""
+
+    def round(
+        self, weight: Tensor, scheme: WeightScheme, values: Mapping[str, Tensor], settings: Settings
+    ) -> QuantizedWeight:
+        made = super().round(weight, scheme, values, settings)
+        return QuantizedWeight(made.codes.float(), made.scale, None)
+
+
+MISSHAPEN = [
+    (Stochastic(), "w4a16", r"gave scales \(\d+, 1\), where .* are wanted, for groups of \d+ inputs"),
+    (Flat(), "w8a8-static", r"gave scales \(\d+,\), where \(\d+, 1\) are wanted, for one group of all inputs"),
+    (Unrounded(), "w8a8-static", r"gave codes .* in torch\.float32, where .* in torch\.int8 are wanted"),
+]
+
+
+@pytest.mark.parametrize(("method", "recipe", "message"), MISSHAPEN)
+def test_a_rounding_method_that_gives_another_form(
+    method: Stochastic, recipe: str, message: str, model_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    overrides = ["weights.method=mine", *SMALL, *(["weights.group_size=16"] if recipe == "w4a16" else [])]
+    with METHODS.registered("mine", method), pytest.raises(sinkquant.SinkquantError, match=message):
+        sinkquant.quantize(
+            model_folder, recipe=recipe, output=tmp_path / "out", calibration=text_file, overrides=overrides
+        )
+
+
 def test_an_input(model_folder: Path, tmp_path: Path) -> None:
     rows = [{"id": f"{i:032x}", "text": tiny.sentences(20, seed=i)} for i in range(100)]
     with INPUTS.registered("rows", lambda: rows):
@@ -92,6 +130,17 @@ def test_a_metric(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
     assert 0.5 < made.figures["result_accuracy"] < 1
     assert made.choice is not None
     assert "certainty" in made.choice.reason
+
+
+@pytest.mark.parametrize("recipe", [None, "w8a8-static"])
+def test_a_metric_whose_answers_are_not_kept(
+    recipe: str | None, model_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(sinkquant.UsageError, match=r"'kl' compares with .* \(task causal-lm\): name in proof\.metrics"):
+        sinkquant.quantize(
+            model_folder, recipe=recipe, output=tmp_path / "out", calibration=text_file,
+            overrides=["proof.metrics=[kl, perplexity]", *SMALL],
+        )  # fmt: skip
 
 
 class Npz(Format):

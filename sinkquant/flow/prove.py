@@ -9,10 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
+from sinkquant.errors import UsageError
+from sinkquant.evaluation.metric import METRICS
 from sinkquant.evaluation.nonsense import Reference, refuse_loss, refuse_strange
 from sinkquant.evaluation.probe import take_probe
 from sinkquant.evaluation.reloaded import check_reloaded
-from sinkquant.evaluation.score import RESULT, Score, answers_of, score, side_by_side
+from sinkquant.evaluation.score import RESULT, Score, against_baseline, answers_of, score, side_by_side
 from sinkquant.flow.plan import Plan
 from sinkquant.flow.session import Session
 from sinkquant.formats.format import FORMATS
@@ -32,6 +34,17 @@ class Baseline:
 def metrics_of(proof: Proof, session: Session) -> tuple[str, ...]:
     """Those that the recipe names, or what results of this task are measured by."""
     return session.task.metrics if proof == Proof() or proof.metrics == Proof().metrics else proof.metrics
+
+
+def require_measurable(proof: Proof, session: Session) -> None:
+    """Raise UsageError where a metric compares with answers of the float model that are not kept for this task."""
+    task = session.task
+    for name in () if task.keeps_answers else metrics_of(proof, session):
+        if against_baseline(METRICS[name]):
+            raise UsageError(
+                f"the metric {name!r} compares with what the float model answers, which is too much to keep "
+                f"(task {task.name}): name in proof.metrics what is measured against labels, such as perplexity."
+            )
 
 
 def take_baseline(session: Session, plan: Plan) -> Baseline:

@@ -17,7 +17,7 @@ from sinkquant.flow.ends import quantize_ends
 from sinkquant.flow.estimate import estimate
 from sinkquant.flow.export import export
 from sinkquant.flow.facts import facts_of, identity
-from sinkquant.flow.prove import metrics_of, prove, take_baseline
+from sinkquant.flow.prove import metrics_of, prove, require_measurable, take_baseline
 from sinkquant.flow.result import Options, Result
 from sinkquant.flow.timing import Stages, peak_memory
 from sinkquant.flow.transform import transform
@@ -38,6 +38,7 @@ def run(
     report, figures = None, dict[str, Any]()
     with stages("load"):
         session = begin(model, recipe, options, settled=revise is None)
+    require_measurable(recipe.proof, session)
     with stages("detect", steps=True) as tell:
         if recipe.sinks.prefix == "auto" or recipe.sinks.exclude:
             report = detect_loaded(session, max_prefix=recipe.sinks.max_prefix, tell=tell)

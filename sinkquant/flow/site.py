@@ -20,7 +20,7 @@ from sinkquant.models.roles import Site
 from sinkquant.quantization.activations import dynamic_clip, output_error, static_range, token_ranges
 from sinkquant.quantization.grid import fake_quantize
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme
-from sinkquant.rounding.method import METHODS, Method
+from sinkquant.rounding.method import METHODS, Method, require_form
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import replace_module
 from sinkquant.runtime.spikes import split_weight, without_spikes
@@ -66,6 +66,7 @@ def _round(
             weight = split_weight(linear.weight, ready.spikes, own.rotate)[0] if own.spikes else linear.weight  # type: ignore[arg-type]
             try:
                 codes = work.method.round(weight, own.weight, values, plan.recipe.weights)  # type: ignore[arg-type]
+                require_form(codes, weight, own.weight)  # type: ignore[arg-type]
             except ValueError as error:
                 raise SinkquantError(f"{name} cannot be rounded: {error}.") from error
         made = QuantizedLinear.from_linear(linear, own, codes, input_range, ready.offset, ready.spikes)  # type: ignore[arg-type]

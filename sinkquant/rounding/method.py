@@ -47,6 +47,22 @@ class Method(Protocol):
         ...
 
 
+def require_form(made: QuantizedWeight, weight: Tensor, scheme: WeightScheme) -> None:
+    """Raise ValueError, with what was expected, where codes or scales of `weight` (out, in) have another form."""
+    out, width = weight.shape
+    groups = width // (scheme.group_size or width)
+    if (str(made.codes.dtype), tuple(made.codes.shape)) != ("torch.int8", (out, width)):
+        raise ValueError(
+            f"the rounding method gave codes {tuple(made.codes.shape)} in {made.codes.dtype}, where codes "
+            f"{(out, width)} in torch.int8 are wanted"
+        )
+    if tuple(made.scale.shape) != (out, groups):
+        size = f"groups of {scheme.group_size} inputs" if scheme.group_size else "one group of all inputs"
+        raise ValueError(
+            f"the rounding method gave scales {tuple(made.scale.shape)}, where {(out, groups)} are wanted, for {size}"
+        )
+
+
 METHODS: Registry[Method] = Registry(
     "rounding method", {"rtn": "sinkquant.rounding.nearest:NEAREST", "gptq": "sinkquant.rounding.gptq:GPTQ"}
 )
