@@ -45,11 +45,11 @@ def begin(model: str | Path, recipe: Recipe, options: Options, *, settled: bool)
     roles = trace_roles(network, task.probe(network))
     if isinstance(recipe.sinks.prefix, tuple):
         check_ids(recipe.sinks.prefix, network, "sinks.prefix", "name ids below that, or set sinks.prefix=auto")
-    links = left_out(local_folder(source)) if source.gguf_file is None else []
     if settled:
         refuse_plan(recipe, roles)
         refuse_unloadable(recipe, network, roles)
     data = task.read(ask(recipe, options.calibration), processor, network, roles)
+    links = left_out(local_folder(source)) if source.gguf_file is None else []
     notes = (f"{shown(name)} is a link, which is not followed: the checkpoint goes without it" for name in links)
     data = replace(data, notes=(*data.notes, *notes))
     return Session(network, roles, task, processor, source.label, source, data, attention, data.begin)

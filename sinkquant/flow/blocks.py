@@ -31,6 +31,8 @@ def quantize_blocks(session: Session, plan: Plan, store: ResumeStore, tell: Prog
         restore_block(model, roles.blocks[index], plan, *store.block(index))
     if start:
         tell(start, len(roles.blocks))
+    walk = Walk(model, roles, session.calibration)
+    alone = not walk.shares  # what finished blocks would hand on beside the stream is not stored
 
     def visit(run: BlockRun) -> list[Tensor]:
         outputs = quantize_block(model, run, plan, session.threshold)
@@ -39,8 +41,6 @@ def quantize_blocks(session: Session, plan: Plan, store: ResumeStore, tell: Prog
             store.save(run.index, dict(run.module.state_dict()), schemes, outputs)
         return outputs
 
-    walk = Walk(model, roles, session.calibration)
-    alone = not walk.shares  # what finished blocks would hand on beside the stream is not stored
     walk.run(visit, tell, start=start, inputs=store.outputs() if start else None)
 
 

@@ -13,11 +13,11 @@ from sinkquant.models.fingerprint import fingerprint
 from sinkquant.sinks.report import SinkReport
 
 
-def facts_of(session: Session, plan: Plan, report: SinkReport | None, fingerprint: str) -> dict[str, Any]:
-    """For the manifest; `fingerprint`: that of the model, as `identity` found it."""
+def facts_of(session: Session, plan: Plan, report: SinkReport | None, model_fingerprint: str) -> dict[str, Any]:
+    """For the manifest; `model_fingerprint`: that of the model, as `identity` found it."""
     return {
         "recipe": plan.recipe.model_dump(mode="json"), "recipe_digest": plan.recipe.digest(),
-        "model": session.label, "task": session.task.name, "model_fingerprint": fingerprint,
+        "model": session.label, "task": session.task.name, "model_fingerprint": model_fingerprint,
         "prefix": list(plan.prefix), "bos": session.data.begin is not None,
         "report": report.model_dump(mode="json") if report else None, "notes": list(plan.notes),
         "rotations": vars(plan.rotations),

@@ -37,10 +37,10 @@ def teacher_of(session: Session, spec: Tuning) -> Teacher:
 
 def tune(session: Session, teacher: Teacher, spec: Tuning, tell: Progress) -> dict[str, Any] | str:
     """Distil the quantized model towards `teacher`; what came of it, or why it was left out."""
-    walk = Walk(session.model, session.roles, teacher.batches, tokens=spec.length)
     end = ending(session.model, session.roles, session.task.few(session.calibration))
     if end is None:
         return "left out: what the model answers are no logits behind one stack of blocks"
+    walk = Walk(session.model, session.roles, teacher.batches, tokens=spec.length)
+    run = Distillation(session.model, session.roles, walk, teacher.states, end)
     with own_attention(session.model, session.roles.attends), torch.enable_grad():
-        run = Distillation(session.model, session.roles, walk, teacher.states, end)
         return vars(distill(run, teacher.held_out, spec, tell))

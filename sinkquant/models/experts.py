@@ -7,7 +7,7 @@ activation and everything around stay the model's own.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,30 +63,24 @@ def part_experts(model: Any, names: Collection[str] | None = None) -> list[str]:
     chosen = [name for name in found if names is None or name in names]
     for name in chosen:
         _part(found[name])
+        found[name].config._experts_implementation = NAME  # type: ignore[union-attr]
     if chosen:
         ALL_EXPERTS_FUNCTIONS.register(NAME, run_experts)
-        for name in chosen:
-            found[name].config._experts_implementation = NAME  # type: ignore[union-attr]
     return chosen
 
 
 @torch.no_grad()
 def _part(module: Any) -> None:
     inputs = INPUTS if module.has_gate else UP
-    weight, output = getattr(module, inputs), getattr(module, OUTPUT)
-    biases = [getattr(module, f"{name}_bias", None) for name in (inputs, OUTPUT)]
-    for name in (inputs, OUTPUT, f"{inputs}_bias", f"{OUTPUT}_bias"):
-        if name in module._parameters:
-            del module._parameters[name]
-    count = len(output)
-    for number in range(count):
-        first, last = weight[number], output[number]
-        if module.is_transposed:
-            first, last = first.T, last.T
-        given = {UP: (first, None if biases[0] is None else biases[0][number])}
+    names = (inputs, OUTPUT, f"{inputs}_bias", f"{OUTPUT}_bias")
+    weight, output, *biases = (module._parameters.pop(name, None) for name in names)
+    for number in range(len(output)):
+        first, last = (fused[number].T if module.is_transposed else fused[number] for fused in (weight, output))
+        shift, last_shift = (None if bias is None else bias[number] for bias in biases)
+        given = {UP: (first, shift), OUTPUT: (last, last_shift)}
         if module.has_gate:
-            given = {name: tuple(map(half, given[UP])) for name, half in _halves(module.is_concatenated)}
-        given[OUTPUT] = last, None if biases[1] is None else biases[1][number]
+            halves = (_halves(fused, module.is_concatenated) for fused in (first, shift))
+            given |= dict(zip((GATE, UP), zip(*halves, strict=True), strict=True))
         with torch.device("meta"):
             width, hidden = last.shape
             expert = Expert(width, hidden, gate=module.has_gate, bias=module.has_bias)
@@ -98,19 +92,11 @@ def _part(module: Any) -> None:
     module._is_hf_initialized = True  # its class would initialize what it no longer has
 
 
-def _halves(concatenated: bool) -> Iterator[tuple[str, Any]]:
-    """How gate and up lie in one tensor, along its first axis."""
-
-    def half(index: int) -> Any:
-        def take(x: Tensor | None) -> Tensor | None:
-            if x is None:
-                return None
-            return x.chunk(2)[index] if concatenated else x[index::2]
-
-        return take
-
-    yield GATE, half(0)
-    yield UP, half(1)
+def _halves(fused: Tensor | None, concatenated: bool) -> Sequence[Any]:
+    """Gate and up, which lie in one tensor along its first axis."""
+    if fused is None:
+        return None, None
+    return fused.chunk(2) if concatenated else (fused[::2], fused[1::2])
 
 
 def parted_experts(model: nn.Module) -> tuple[str, ...]:
@@ -121,11 +107,6 @@ def parted_experts(model: nn.Module) -> tuple[str, ...]:
 def parted(module: nn.Module) -> list[Expert]:
     """The experts of a module that was taken apart, in their order; of any other none."""
     return [child for _, child in module.named_children() if isinstance(child, Expert)]
-
-
-def parted_in(module: nn.Module) -> bool:
-    """Whether experts that were taken apart are inside `module`."""
-    return any(isinstance(child, Expert) for child in module.modules())
 
 
 def run_experts(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
@@ -152,7 +133,7 @@ def run_experts(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_wei
 @contextmanager
 def everyone(model: nn.Module, numbers: frozenset[int] = frozenset()) -> Iterator[None]:
     """A context in which experts compute every token, those with `numbers` or all."""
-    modules = [module for module in model.modules() if parted(module)]
+    modules = [model.get_submodule(name) for name in parted_experts(model)]
     for module in modules:
         module.shown = numbers  # type: ignore[assignment]
     try:

@@ -51,12 +51,12 @@ def explain_block(model: nn.Module, trace: Trace, place: Place, shared: Collecti
     writers = find_writers(name, points, linears, norms, events, unexplained)
     outputs = {attention.output for attention in attentions}
     downs = [writer.linear for writer in writers if writer.linear not in outputs]
-    experts = {f"{e.name}.": e for e in events if parted(e.module)}
-    plain = [name for name in downs if not name.startswith(tuple(experts))]
+    experts = [e for e in events if parted(e.module)]
+    plain = [name for name in downs if not name.startswith(tuple(f"{e.name}." for e in experts))]
     down = plain[-1] if plain else None
-    readers_too = [e for e in events if e in linears or _routes(e)]
+    reading = [e for e in events if is_linear(e) or _routes(e)]
     reads = tuple(
-        (Norm(e.name, kind), tuple(li.name for li in readers_too if is_same(li.input, e.output)))
+        (Norm(e.name, kind), tuple(reader.name for reader in reading if is_same(reader.input, e.output)))
         for e, kind in norms.values()
         if any(is_same(e.input, point) for point in points[:-1])
     )
@@ -65,7 +65,7 @@ def explain_block(model: nn.Module, trace: Trace, place: Place, shared: Collecti
     for attention in attentions:
         features |= {attention.query, attention.key, attention.value}
     rounded = [e for e in linears if e.name in features or not _stays_float(e, events, trace.choosers, place.rows)]
-    sites = _sites(rounded, attentions, reads, downs, place.others, tuple(experts))
+    sites = _sites(rounded, attentions, reads, downs, place.others, experts)
     down = down if any(down == e.name for e in rounded) else None
     unexplained.extend(_left_float(model.get_submodule(name), {e.name.removeprefix(name + ".") for e in rounded}))
     return Block(name, attentions, reads, tuple(writers), sites, down, None, tuple(unexplained), stream)
@@ -123,7 +123,7 @@ def _sites(
     reads: tuple[tuple[Norm, tuple[str, ...]], ...],
     downs: Collection[str],
     others: tuple[tuple[Tensor, str], ...],
-    experts: tuple[str, ...],
+    experts: list[Event],
 ) -> tuple[Site, ...]:
     """Group the linears by their input tensor, in order of execution."""
     groups: list[list[Event]] = []
@@ -147,6 +147,6 @@ def _sites(
     for group in groups:
         names = tuple(event.name for event in group)
         source = next((stack for tensor, stack in others if is_same(tensor, group[0].input)), None)
-        inside = next((path[:-1] for path in experts if any(name.startswith(path) for name in names)), None)
-        sites.append(Site(kind(names), names, source, inside if len(names) > 1 else None))
+        inside = next((e.name for e in experts if is_same(e.input, group[0].input)), None)
+        sites.append(Site(kind(names), names, source, inside))
     return tuple(sites)

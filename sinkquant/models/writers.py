@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from sinkquant.models.experts import parted_in
+from sinkquant.models.experts import parted_experts
 from sinkquant.models.explain_attention import is_same
 from sinkquant.models.record import Event, collinear
 from sinkquant.models.roles import Norm, NormKind, Writer
@@ -72,7 +72,7 @@ def _between(before: Tensor, after: Tensor, linears: list[Event], norms: Norms, 
 
 def _mixed(added: Tensor, linears: list[Event], events: list[Event]) -> tuple[str, ...]:
     """Experts: the last linears inside a module that mixes their outputs, token by token, to what was added."""
-    mixing = next((e for e in events if collinear(added, e.output) and parted_in(e.module)), None)
+    mixing = next((e for e in events if parted_experts(e.module) and collinear(added, e.output)), None)
     inside = [] if mixing is None else [e for e in linears if e.name.startswith(f"{mixing.name}.")]
     wide = [e for e in inside if e.output.shape[-1] == added.shape[-1] and e.output.numel() == added.numel()]
     return tuple(e.name for e in wide if not any(is_same(e.output, other.input) for other in inside))

@@ -41,8 +41,7 @@ def measure(
     keys and values stay in float. Sink rows, beyond `threshold` × the median row, are no part of an input's mean.
     None where the logits are something else than the head behind the final norm, so that they cannot be compared.
     """
-    walk, runs, means = Walk(model, roles, [few], tokens=len(few) * few.length), list[BlockRun](), dict[str, Mean]()
-    head = Head(model, roles)
+    head, runs, means = Head(model, roles), list[BlockRun](), dict[str, Mean]()
     if not head.is_all(few[:1]):
         return None
 
@@ -54,7 +53,7 @@ def measure(
         runs.append(run)
         return run_and_show(run, show)
 
-    (last,) = walk.run(keep)
+    (last,) = Walk(model, roles, [few], tokens=len(few) * few.length).run(keep)
     gradients = _at_the_end(head, last)
     found: dict[str, float] = {}
     with own_attention(model, roles.attends):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ class KVMoments:
     values: Tensor | float = 0.0
     key_moment: Tensor | float = 0.0  # (Hkv, d, d)
     query_moment: Tensor | float = 0.0
-    seen: list[int] = field(default_factory=list)
 
     def __call__(self, module: nn.Module, call: AttentionCall) -> AttentionCall:
         """Add one call; a prefix in front of the text is left out."""

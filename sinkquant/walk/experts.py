@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sinkquant.models.experts import everyone, parted
-from sinkquant.models.stubs import StopForward
-from sinkquant.walk.walk import BlockRun
+from sinkquant.walk.walk import BlockRun, look_in
 
 FEW = 1.0  # tokens an input channel: a Hessian of fewer has no full rank
 
@@ -24,7 +23,7 @@ def seen_by_enough(run: BlockRun, name: str) -> Iterator[None]:
         yield
         return
     experts, number = found
-    width = run.module.get_submodule(_inside(run, name)).in_features
+    width = run.inside(name).in_features
     if int(tokens_of(run, experts)[number]) >= FEW * width:  # type: ignore[operator]
         yield
         return
@@ -35,27 +34,15 @@ def seen_by_enough(run: BlockRun, name: str) -> Iterator[None]:
 def tokens_of(run: BlockRun, experts: str) -> Tensor:
     """How many tokens choose each expert of module `experts`, (E,) int64; found once a block."""
     if experts not in run.routed:
-        module = run.module.get_submodule(_inside(run, experts))
-        counts = torch.zeros(len(parted(module)) + 1, dtype=torch.int64)
+        counts = torch.zeros(len(parted(run.inside(experts))) + 1, dtype=torch.int64)
 
-        def count(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        def count(_: int, args: tuple[Tensor, ...]) -> None:
             chosen = args[1].flatten().clamp_max(len(counts) - 1).cpu()
             counts.add_(torch.bincount(chosen, minlength=len(counts)))
-            raise StopForward
 
-        handle = module.register_forward_pre_hook(count)
-        try:
-            for batch in run.batches():
-                with suppress(StopForward):
-                    run.forward(batch)
-        finally:
-            handle.remove()
+        look_in(run, experts, count)
         run.routed[experts] = counts[:-1]
     return run.routed[experts]
-
-
-def _inside(run: BlockRun, name: str) -> str:
-    return name.removeprefix(run.roles.name + ".")
 
 
 def _expert_of(run: BlockRun, name: str) -> tuple[str, int] | None:
@@ -65,6 +52,6 @@ def _expert_of(run: BlockRun, name: str) -> tuple[str, int] | None:
         path = ".".join(parts[:end])
         if not path.startswith(run.roles.name + "."):
             return None
-        if parted(run.module.get_submodule(_inside(run, path))):
+        if parted(run.inside(path)):
             return path, int(parts[end])
     return None

@@ -45,6 +45,10 @@ class BlockRun:
         site = next((site for site in self.roles.sites if linear in site.linears), None)
         return self.real[self.stack.name if site is None or site.stack is None else site.stack]
 
+    def inside(self, name: str) -> nn.Module:
+        """A module of the block by its name in the model."""
+        return self.module.get_submodule(name.removeprefix(f"{self.roles.name}."))
+
     def forward(self, batch: int, inputs: list[Tensor] | None = None) -> Tensor:
         """The block's output (B, R, D) for one batch; other inputs than the stored ones may be given."""
         with torch.no_grad():
@@ -159,13 +163,22 @@ def real_rows(rows: Tensor, mask: Tensor) -> Tensor:
 
 def capture_inputs(run: BlockRun, name: str, keep: Callable[[Tensor, Tensor], None]) -> None:
     """Run the block up to module `name` for every batch and hand its input rows (rows, width) and their mask over."""
-    module = run.module.get_submodule(name.removeprefix(run.roles.name + "."))
     masks = run.masks_of(name)
+
+    def look(batch: int, args: tuple[Tensor, ...]) -> None:
+        rows = args[0].reshape(-1, args[0].shape[-1])
+        keep(rows, real_rows(rows, masks[batch]))
+
+    look_in(run, name, look)
+
+
+def look_in(run: BlockRun, name: str, look: Callable[[int, tuple[Tensor, ...]], None]) -> None:
+    """Run the block up to module `name` for every batch and show the batch's index and what the module is given."""
+    module = run.inside(name)
     for batch in run.batches():
 
         def hook(_: nn.Module, args: tuple[Tensor, ...], batch: int = batch) -> None:
-            rows = args[0].reshape(-1, args[0].shape[-1])
-            keep(rows, real_rows(rows, masks[batch]))
+            look(batch, args)
             raise StopForward
 
         handle = module.register_forward_pre_hook(hook)
@@ -193,7 +206,7 @@ def run_and_show(run: BlockRun, show: Callable[[str, Tensor, Tensor], None]) -> 
 
     outputs, hooks = [], []
     for site in run.roles.sites:
-        module = run.module.get_submodule(site.source.removeprefix(run.roles.name + "."))
+        module = run.inside(site.source)
         hooks.append(module.register_forward_pre_hook(hook(site.linears[0])))
     try:
         for now in run.batches():
