@@ -21,6 +21,7 @@ SHARED = Path(os.environ.get("SINKQUANT_SHARED", Path(__file__).parents[2] / "sh
 UNTUNED = ("tuning.epochs=0", "weights.sweeps=2")
 
 Row = dict[str, Any]
+Also = Callable[[Any, "Subject"], Row]
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,11 @@ def weight_bytes(folder: Path) -> int:
     return sum(f.stat().st_size for f in folder.rglob("*") if f.suffix in (".safetensors", ".pt", ".bin"))
 
 
-def measure(recipe: str, overrides: tuple[str, ...], subject: Subject) -> Row:
-    """Quantize into a temporary folder and evaluate; meant for a fresh process, whose peak memory is its own."""
+def measure(recipe: str, overrides: tuple[str, ...], subject: Subject, also: Also | None = None) -> Row:
+    """Quantize into a temporary folder and evaluate; meant for a fresh process, whose peak memory is its own.
+
+    `also`: what else is told of the result of `quantize`.
+    """
     import torch
 
     import sinkquant
@@ -115,10 +119,13 @@ def measure(recipe: str, overrides: tuple[str, ...], subject: Subject) -> Row:
             **compared.model_dump(mode="json"), "bytes": weight_bytes(out),
             "baseline_bytes": weight_bytes(subject.model), "seconds": done.seconds, "peak_bytes": done.peak_bytes,
             "prefix": list(done.plan.prefix), "notes": list(done.plan.notes), "threads": torch.get_num_threads(),
+            **(also(done, subject) if also is not None else {}),
         }  # fmt: skip
 
 
-def run(cases: Sequence[Case], subject: Subject, name: str, table: Callable[[list[Row]], str]) -> list[Row]:
+def run(
+    cases: Sequence[Case], subject: Subject, name: str, table: Callable[[list[Row]], str], also: Also | None = None
+) -> list[Row]:
     """Measure what is missing in results/`name`.json; the table is written again after every run."""
     file = RESULTS / f"{name}.json"
     for case in cases:
@@ -128,7 +135,7 @@ def run(cases: Sequence[Case], subject: Subject, name: str, table: Callable[[lis
             continue
         print(f"{title} …", flush=True)
         with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh:
-            row = fresh.submit(measure, case.recipe, case.overrides, subject).result()
+            row = fresh.submit(measure, case.recipe, case.overrides, subject, also).result()
         print(f"  perplexity {row['result_perplexity']:.2f} (FP {row['baseline_perplexity']:.2f})", flush=True)
         keep(name, dict(case.labels), row | key, table)
     rows = read(file)
