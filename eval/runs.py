@@ -45,6 +45,9 @@ SUBJECTS = {
     "smollm2": Subject(
         ASSETS / "smollm2-135m-instruct", SHARED / "data/wikitext-2/valid.txt", SHARED / "data/wikitext-2/wiki.test.raw"
     ),
+    "mixtral": Subject(
+        ASSETS / "mixtral-smollm2", SHARED / "data/wikitext-2/valid.txt", SHARED / "data/wikitext-2/wiki.test.raw"
+    ),
     "gemma3": Subject(
         ASSETS / "gemma3-270m", SHARED / "data/wikitext-2/valid.txt", SHARED / "data/wikitext-2/wiki.test.raw", "auto",
         window=512, tokens=1024, overrides=("calibration.sequences=4", "calibration.length=512"),

@@ -94,6 +94,7 @@ def main() -> None:
     """Measure what is missing."""
     parser = argparse.ArgumentParser(prog="python -m eval.peers", description="What users would pick today.")
     parser.add_argument("--only", nargs="+", choices=list(PEERS), default=list(PEERS), metavar="PEER")
+    parser.add_argument("--group", help="settings of these bits alone, such as W4A16")
     parser.add_argument("--again", action="store_true", help="measure rows again that are there, failures among them")
     options, subject = parse(parser)
     name = "peers" if options.model == "smollm2" else f"peers-{options.model}"
@@ -103,6 +104,8 @@ def main() -> None:
     for peer in options.only:
         for setting in PEERS[peer].SETTINGS:
             key = {"peer": peer, "group": setting.group, "setting": setting.name, "source": setting.source}
+            if options.group not in (None, setting.group):
+                continue
             if not again and any(key.items() <= row.items() for row in read(file)):
                 continue
             print(f"{peer}: {setting.group}, {setting.name} …", flush=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sinkquant.flow.plan import Plan
-from sinkquant.flow.site import quantize_site
+from sinkquant.flow.site import quantize_sites
 from sinkquant.models.roles import Block
 from sinkquant.runtime.kv import install, scheme_of
+from sinkquant.walk.experts import side_by_side
 from sinkquant.walk.walk import BlockRun, run_block
 
 
@@ -18,8 +19,8 @@ def quantize_block(model: nn.Module, run: BlockRun, plan: Plan, threshold: float
     of ranges and Hessians (if the recipe says so).
     """
     install_kv(model, run.roles, plan)
-    for site in run.roles.sites:
-        quantize_site(model, run, site, plan, threshold)
+    for sites in side_by_side(run, run.roles.sites):
+        quantize_sites(model, run, sites, plan, threshold)
     return run_block(run)
 
 

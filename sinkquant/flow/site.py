@@ -1,4 +1,4 @@
-"""Quantize one site: linears that share an input, on the rows that the quantized model will really give them.
+"""Quantize sites: linears that share an input, on the rows that the quantized model will really give them.
 
 The rows themselves are not kept. The first pass takes what the range and the spike units are chosen from; the second,
 which only some rounding methods need, statistics of the rows as the quantized layer sees them.
@@ -6,8 +6,9 @@ which only some rounding methods need, statistics of the rows as the quantized l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,44 +34,44 @@ from sinkquant.walk.walk import BlockRun, capture_inputs
 RANGE_ROWS = 2048  # rows that a range search looks at, evenly spaced
 SPIKE_ROWS = 512  # of them, to find how many spike units pay
 
+HELD = 2**30  # bytes of Hessians that are in memory at the same time, if one alone is not more
+
 Range = tuple[Tensor, Tensor | None]
+Take = Callable[[Tensor, Tensor], None]  # rows (tokens, width) and their mask
+Takes = dict[str, Take]  # by the module whose inputs they are
 
 
-def quantize_site(model: nn.Module, run: BlockRun, site: Site, plan: Plan, threshold: float) -> None:
-    """Replace the linears of `site`; rows beyond `threshold` × the median row's magnitude are those of sinks."""
-    work = SiteWork(model, run, site, plan, threshold)
-    if work.scheme.weight is None and work.scheme.activation is None:  # nothing that a mean could disturb
-        return
-    seen = work.look()
-    ready = work.prepare(seen)
-    activation, input_range = work.ranges(ready, seen)
-    for group in site.groups:
-        _round(work, group, ready, activation, input_range)
+def quantize_sites(model: nn.Module, run: BlockRun, sites: Sequence[Site], plan: Plan, threshold: float) -> None:
+    """Replace the linears of sites of which none feeds another, looked at in the same passes.
+
+    Rows beyond `threshold` × the median row's magnitude are those of sinks.
+    """
+    works = [work for site in sites if (work := SiteWork(model, run, site, plan, threshold)).changes]
+    takes: Takes = {}
+    found = [work.look(takes) for work in works]
+    hand_over(run, takes)
+    jobs = [job for work, seen in zip(works, found, strict=True) for job in work.jobs(seen())]
+    for part in _parts(jobs):
+        takes = {}
+        needed = [job.statistics(takes) for job in part]
+        hand_over(run, takes)
+        for job, values in zip(part, needed, strict=True):
+            job.replace(values())
 
 
-def _round(
-    work: SiteWork,
-    group: tuple[str, ...],
-    ready: Prepared,
-    activation: ActivationScheme | None,
-    input_range: Range | None,
-) -> None:
-    """Replace the linears of `group`, which see the same rows of the site's input."""
-    model, plan = work.model, work.plan
-    values = work.statistics(group[0], ready, activation, input_range)
-    for name in group:
-        linear = model.get_submodule(name)
-        own = replace(plan.linears[name], activation=activation, spikes=len(ready.spikes))
-        codes = None
-        if own.weight is not None:
-            weight = split_weight(linear.weight, ready.spikes, own.rotate)[0] if own.spikes else linear.weight  # type: ignore[arg-type]
-            try:
-                codes = work.method.round(weight, own.weight, values, plan.recipe.weights)  # type: ignore[arg-type]
-                require_form(codes, weight, own.weight)  # type: ignore[arg-type]
-            except ValueError as error:
-                raise SinkquantError(f"{name} cannot be rounded: {error}.") from error
-        made = QuantizedLinear.from_linear(linear, own, codes, input_range, ready.offset, ready.spikes)  # type: ignore[arg-type]
-        replace_module(model, name, made)
+def hand_over(run: BlockRun, takes: Takes) -> None:
+    """One pass that hands the input rows of modules over, if any are asked for; an expert that few tokens choose sees
+    them all."""
+    if takes:
+        with seen_by_enough(run, takes):
+            capture_inputs(run, takes)
+
+
+def _parts(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+    """Jobs whose statistics are in memory at the same time: of experts as many as fit."""
+    widths: list[int] = [linear.in_features for job in jobs for linear in job.work.linears]  # type: ignore[misc]
+    together = max(1, HELD // (8 * max(widths, default=1) ** 2))
+    return (jobs[start : start + together] for start in range(0, len(jobs), together))
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,11 @@ class SiteWork:
         return METHODS[self.plan.recipe.weights.method]
 
     @property
+    def changes(self) -> bool:
+        """Whether anything is quantized; else there is nothing that a mean could disturb."""
+        return self.scheme.weight is not None or self.scheme.activation is not None
+
+    @property
     def needs(self) -> bool:
         """Whether rounding needs statistics."""
         return self.scheme.weight is not None and bool(self.method.needs)
@@ -136,9 +142,9 @@ class SiteWork:
         isolated = bool(self.plan.prefix) or inputs is None or inputs.mode == "dynamic" or inputs.route is not None
         return self.plan.recipe.sinks.exclude and isolated
 
-    def rows(self, name: str, keep: Callable[[Tensor], None], every: Callable[[Tensor], None] | None = None) -> None:
-        """Hand the inputs (tokens, width) of module `name` over, part by part, as they come: to `keep` without padding
-        and sinks, to `every` without padding. An expert that few tokens choose sees them all."""
+    def take(self, keep: Callable[[Tensor], None], every: Callable[[Tensor], None] | None = None) -> Take:
+        """What takes inputs (tokens, width) part by part, as they come: `keep` without padding and sinks, `every`
+        without padding."""
         # Without a prefix the rounded weights must still produce the sinks: a statistic that does not know their
         # direction would move all rounding errors into it.
         exclude = self.leaves_sinks_out and (bool(self.plan.prefix) or not self.needs)
@@ -148,14 +154,13 @@ class SiteWork:
                 every(rows[real])
             keep(rows[real & ordinary_rows(rows, real, self.threshold) if exclude else real])
 
-        with seen_by_enough(self.run, name):
-            capture_inputs(self.run, name, take)
+        return take
 
-    def look(self) -> Seen:
-        """One pass over the inputs, where one is needed."""
+    def look(self, takes: Takes) -> Callable[[], Seen]:
+        """Adds to `takes` what a pass over the inputs is needed for; gives what was seen, when it is done."""
         center, spikes = self.scheme.center, self.scheme.spikes > 0
         if not (center or spikes or self._searches):
-            return Seen()
+            return Seen
         mean, peaks = Mean(), Peaks()
         sample = Sample(max(1, sum(mask.numel() for mask in self.run.masks) // RANGE_ROWS))
 
@@ -164,11 +169,15 @@ class SiteWork:
             if center:
                 mean.add(without_sinks(rows, self.threshold))
 
-        self.rows(self.site.source, keep, peaks.add if spikes else None)
+        takes[self.site.source] = self.take(keep, peaks.add if spikes else None)
         used: list[Statistic] = [sample, *([mean] if center else []), *([peaks] if spikes else [])]
-        for statistic in used:
-            statistic.reduce()
-        return Seen(mean.value if center else None, sample.value, peaks.value if spikes else None)
+
+        def seen() -> Seen:
+            for statistic in used:
+                statistic.reduce()
+            return Seen(mean.value if center else None, sample.value, peaks.value if spikes else None)
+
+        return seen
 
     @property
     def _searches(self) -> bool:
@@ -216,23 +225,60 @@ class SiteWork:
             )
         return replace(activation, clip=dynamic_clip(sample, activation, weight)), None
 
-    def statistics(
-        self, name: str, ready: Prepared, activation: ActivationScheme | None, input_range: Range | None
-    ) -> dict[str, Tensor]:
-        """What the rounding method needs, of the inputs of linear `name` as it sees them when it is quantized."""
-        if not self.needs:
-            return {}
-        found = {name: make() for name, make in self.method.needs.items()}
+    def jobs(self, seen: Seen) -> list[Job]:
+        """What is left to do, group by group of the linears that see the same rows of the site's input."""
+        ready = self.prepare(seen)
+        activation, input_range = self.ranges(ready, seen)
+        return [Job(self, group, ready, activation, input_range) for group in self.site.groups]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Linears of a site that see the same rows, and how their inputs are rounded."""
+
+    work: SiteWork
+    names: tuple[str, ...]
+    ready: Prepared
+    activation: ActivationScheme | None
+    input_range: Range | None
+
+    def statistics(self, takes: Takes) -> Callable[[], dict[str, Tensor]]:
+        """Adds to `takes` what the rounding method needs of the inputs as the quantized linears see them; gives it,
+        when the pass is done."""
+        if not self.work.needs:
+            return dict
+        found = {name: make() for name, make in self.work.method.needs.items()}
 
         def keep(rows: Tensor) -> None:
-            rows = ready(rows)
-            if activation is not None:
-                ranges = input_range if input_range is not None else token_ranges(rows, activation)
-                rows = fake_quantize(rows, *ranges, activation.grid)
+            rows = self.ready(rows)
+            if self.activation is not None:
+                given = self.input_range
+                ranges = given if given is not None else token_ranges(rows, self.activation)
+                rows = fake_quantize(rows, *ranges, self.activation.grid)
             for statistic in found.values():
                 statistic.add(rows)
 
-        self.rows(name, keep)
-        for statistic in found.values():
-            statistic.reduce()
-        return {name: statistic.value for name, statistic in found.items()}
+        def values() -> dict[str, Tensor]:
+            for statistic in found.values():
+                statistic.reduce()
+            return {name: statistic.value for name, statistic in found.items()}
+
+        takes[self.names[0]] = self.work.take(keep)
+        return values
+
+    def replace(self, values: dict[str, Tensor]) -> None:
+        """Put quantized linears in place of those of the model."""
+        model, plan, ready = self.work.model, self.work.plan, self.ready
+        for name in self.names:
+            linear: Any = model.get_submodule(name)
+            own = replace(plan.linears[name], activation=self.activation, spikes=len(ready.spikes))
+            codes = None
+            if own.weight is not None:
+                weight = split_weight(linear.weight, ready.spikes, own.rotate)[0] if own.spikes else linear.weight
+                try:
+                    codes = self.work.method.round(weight, own.weight, values, plan.recipe.weights)
+                    require_form(codes, weight, own.weight)
+                except ValueError as error:
+                    raise SinkquantError(f"{name} cannot be rounded: {error}.") from error
+            made = QuantizedLinear.from_linear(linear, own, codes, self.input_range, ready.offset, ready.spikes)  # type: ignore[arg-type]
+            replace_module(model, name, made)

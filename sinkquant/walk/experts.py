@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from sinkquant.models.experts import everyone, parted
+from sinkquant.models.roles import Site
 from sinkquant.walk.walk import BlockRun, look_in
 
 FEW = 1.0  # tokens an input channel: a Hessian of fewer has no full rank
 
 
 @contextmanager
-def seen_by_enough(run: BlockRun, name: str) -> Iterator[None]:
-    """A context in which module `name`, if it is in an expert that fewer tokens choose than it has input channels,
-    is handed every token of the layer; what other modules get stays."""
-    found = _expert_of(run, name)
-    if found is None:
+def seen_by_enough(run: BlockRun, names: Iterable[str]) -> Iterator[None]:
+    """A context in which modules, if they are in an expert that fewer tokens choose than they have input channels, are
+    handed every token of the layer; what other experts get stays."""
+    few: dict[str, set[int]] = {}
+    for name in names:
+        found = expert_of(run, name)
+        if found is None:
+            continue
+        experts, number = found
+        width: int = run.inside(name).in_features  # type: ignore[assignment]
+        if int(tokens_of(run, experts)[number]) < FEW * width:
+            few.setdefault(experts, set()).add(number)
+    with ExitStack() as stack:
+        for experts, numbers in few.items():
+            stack.enter_context(everyone(run.inside(experts), frozenset(numbers)))
         yield
-        return
-    experts, number = found
-    width = run.inside(name).in_features
-    if int(tokens_of(run, experts)[number]) >= FEW * width:  # type: ignore[operator]
-        yield
-        return
-    with everyone(run.module, frozenset({number})):
-        yield
+
+
+def side_by_side(run: BlockRun, sites: Sequence[Site]) -> list[list[Site]]:
+    """Sites in their order; neighbours in experts of one module, none of which feeds another, are together."""
+    return [list(same) for _, same in groupby(sites, key=lambda site: _place(run, site))]
+
+
+def _place(run: BlockRun, site: Site) -> tuple[str, ...]:
+    """Equal for sites that differ by the number of their expert alone."""
+    found = {expert_of(run, name) for name in site.linears}
+    if len(found) > 1 or None in found:
+        return site.linears
+    ((experts, number),) = found  # type: ignore[misc]
+    return (experts, *(name.removeprefix(f"{experts}.{number}.") for name in site.linears))
 
 
 def tokens_of(run: BlockRun, experts: str) -> Tensor:
@@ -40,12 +58,12 @@ def tokens_of(run: BlockRun, experts: str) -> Tensor:
             chosen = args[1].flatten().clamp_max(len(counts) - 1).cpu()
             counts.add_(torch.bincount(chosen, minlength=len(counts)))
 
-        look_in(run, experts, count)
+        look_in(run, {experts: count})
         run.routed[experts] = counts[:-1]
     return run.routed[experts]
 
 
-def _expert_of(run: BlockRun, name: str) -> tuple[str, int] | None:
+def expert_of(run: BlockRun, name: str) -> tuple[str, int] | None:
     """The module of experts and the number of the one that `name` is in."""
     parts = name.split(".")
     for end in range(len(parts) - 1, 0, -1):

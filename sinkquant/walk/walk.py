@@ -65,6 +65,7 @@ class BlockRun:
 
 
 Visitor = Callable[[BlockRun], list[Tensor]]
+Look = Callable[[int, tuple[Tensor, ...]], None]
 
 
 class Walk:
@@ -161,33 +162,45 @@ def real_rows(rows: Tensor, mask: Tensor) -> Tensor:
     return mask.reshape(-1) if len(rows) == mask.numel() else mask.new_ones(len(rows))
 
 
-def capture_inputs(run: BlockRun, name: str, keep: Callable[[Tensor, Tensor], None]) -> None:
-    """Run the block up to module `name` for every batch and hand its input rows (rows, width) and their mask over."""
-    masks = run.masks_of(name)
+def capture_inputs(run: BlockRun, keep: Mapping[str, Callable[[Tensor, Tensor], None]]) -> None:
+    """Run the block up to the last of the named modules for every batch; each one's input rows (rows, width) and their
+    mask are handed to what is named with it."""
 
-    def look(batch: int, args: tuple[Tensor, ...]) -> None:
-        rows = args[0].reshape(-1, args[0].shape[-1])
-        keep(rows, real_rows(rows, masks[batch]))
+    def look(name: str) -> Look:
+        masks = run.masks_of(name)
 
-    look_in(run, name, look)
+        def see(batch: int, args: tuple[Tensor, ...]) -> None:
+            rows = args[0].reshape(-1, args[0].shape[-1])
+            keep[name](rows, real_rows(rows, masks[batch]))
+
+        return see
+
+    look_in(run, {name: look(name) for name in keep})
 
 
-def look_in(run: BlockRun, name: str, look: Callable[[int, tuple[Tensor, ...]], None]) -> None:
-    """Run the block up to module `name` for every batch and show the batch's index and what the module is given."""
-    module = run.inside(name)
+def look_in(run: BlockRun, looks: Mapping[str, Look]) -> None:
+    """Run the block up to the last of the named modules for every batch and show the batch's index and what each
+    module is given."""
     for batch in run.batches():
+        awaited = set(looks)
 
-        def hook(_: nn.Module, args: tuple[Tensor, ...], batch: int = batch) -> None:
-            look(batch, args)
-            raise StopForward
+        def hook(name: str, batch: int = batch, awaited: set[str] = awaited) -> Callable[..., None]:
+            def see(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+                looks[name](batch, args)
+                awaited.discard(name)
+                if not awaited:
+                    raise StopForward
 
-        handle = module.register_forward_pre_hook(hook)
+            return see
+
+        handles = [run.inside(name).register_forward_pre_hook(hook(name)) for name in looks]
         try:
             run.forward(batch)
         except StopForward:
             pass
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
 
 def run_and_show(run: BlockRun, show: Callable[[str, Tensor, Tensor], None]) -> list[Tensor]:

@@ -16,6 +16,7 @@ from eval.peers.setting import ADAPTED, BEST, DEFAULT, OPTION, Setting
 
 PACKAGES = ("llmcompressor",)
 OURS_LOADS = True  # compressed-tensors, read by plain transformers
+IGNORED = ["lm_head", r"re:.*\.gate$"]
 
 
 def _int(bits: int, strategy: str, **more: Any) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def _int(bits: int, strategy: str, **more: Any) -> dict[str, Any]:
 
 def _scheme(weights: dict[str, Any], inputs: dict[str, Any] | None = None) -> dict[str, Any]:
     groups = {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": inputs}}
-    return {"config_groups": groups, "ignore": ["lm_head"]}
+    return {"config_groups": groups, "ignore": IGNORED}
 
 
 STATIC = _scheme(_int(8, "channel"), _int(8, "tensor", dynamic=False))
@@ -68,7 +69,7 @@ def _cache8() -> list[Any]:
     return _gptq(**_scheme(_int(4, "channel"), _int(8, "token", **TOKENS)), kv_cache_scheme=cache)
 
 
-PRESET = {"targets": "Linear", "ignore": ["lm_head"]}
+PRESET = {"targets": "Linear", "ignore": IGNORED}
 W4A4 = _scheme(_int(4, "channel"), _int(4, "token", **TOKENS))
 SETTINGS = (
     Setting("W8A8", "SmoothQuant 0.8, GPTQ, dynamic", DEFAULT, lambda: _gptq(_smooth(), scheme="W8A8", **PRESET)),
