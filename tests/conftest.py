@@ -80,6 +80,11 @@ def smollm2_path() -> Path:
 
 
 @pytest.fixture(scope="session")
+def mixtral_path() -> Path:
+    return existing(CACHE / "mixtral-smollm2", "build it with the shared assets' build_models.py")
+
+
+@pytest.fixture(scope="session")
 def gemma3_path() -> Path:
     return existing(CACHE / "gemma3-270m", "fetch Gemma-3-270M into the assets cache")
 

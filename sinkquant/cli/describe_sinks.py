@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sinkquant.report.table import Sheet, rows
-from sinkquant.sinks.report import ANY_TOKEN, LayerStats, PrefixChoice, Sink, SinkReport, Verdict
+from sinkquant.sinks.report import ANY_TOKEN, LayerStats, PrefixChoice, Sink, SinkReport, SuperExpert, Verdict
 
 MEANING = {
     Verdict.POSITIONAL: "whatever token stands at a certain position is a sink",
@@ -24,6 +24,9 @@ def report_sheets(report: SinkReport) -> Iterator[Sheet]:
         facts = ("token", "from", "drop", "residual", "down", "attention", "heads", "weight")
         title = "Sinks (ratios to the median token; weight: the block[row, column] that writes it)"
         yield rows(title, facts, map(_sink, report.sinks))
+    if report.super_experts:
+        told = ("block", "expert", "weight", "of the spike", "router score", "sinks that choose it")
+        yield rows("Super experts (their down projections write the spikes)", told, map(_super, report.super_experts))
     if report.channels:
         found = [
             (c.index, _span(c.blocks), c.ratio, "every token" if c.every_token else "sinks") for c in report.channels
@@ -47,10 +50,19 @@ def _sink(sink: Sink) -> tuple[object, ...]:
         token = f"any at {sink.position}" if sink.token == ANY_TOKEN else f"{sink.token} ({sink.frequency:.0%})"
     if sink.stack is not None:
         token = f"{sink.stack}: {token}"
-    origin = sink.origin and f"{sink.origin.layer}[{sink.origin.row},{sink.origin.column}]"
+    origin = sink.origin and f"{sink.origin.layer}{_in(sink.origin.expert)}[{sink.origin.row},{sink.origin.column}]"
     heads = f"{sink.heads_above}/{sink.heads}"
     ratios = (sink.residual_ratio, sink.down_ratio, sink.received_attention)
     return (token, sink.emergence, sink.drop, *ratios, heads, origin)
+
+
+def _in(expert: int | None) -> str:
+    return "" if expert is None else f" expert {expert} "
+
+
+def _super(one: SuperExpert) -> tuple[object, ...]:
+    shares = (f"{one.share:.0%}", f"{one.score:.2f}", f"{one.frequency:.0%}")
+    return (one.layer, one.expert, f"[{one.row},{one.column}] = {one.value:.3g}", *shares)
 
 
 def _block(layer: LayerStats) -> tuple[object, ...]:

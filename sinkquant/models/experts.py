@@ -31,11 +31,15 @@ class Expert(nn.Module):
 
     def forward(self, x: Tensor, experts: Any) -> Tensor:
         """(n, D) -> (n, D); `experts` is the module that this is a part of, whose activation and layout hold."""
+        return self.down_proj(self.hidden(x, experts))  # type: ignore[no-any-return]
+
+    def hidden(self, x: Tensor, experts: Any) -> Tensor:
+        """What the down projection is fed: (n, D) -> (n, I)."""
         if not experts.has_gate:
-            return self.down_proj(experts.act_fn(self.up_proj(x)))  # type: ignore[no-any-return]
+            return experts.act_fn(self.up_proj(x))  # type: ignore[no-any-return]
         both = self.gate_proj(x), self.up_proj(x)
         joined = torch.cat(both, -1) if experts.is_concatenated else torch.stack(both, -1).flatten(-2)
-        return self.down_proj(experts._apply_gate(joined))  # type: ignore[no-any-return]
+        return experts._apply_gate(joined)  # type: ignore[no-any-return]
 
 
 def fused_experts(model: nn.Module) -> dict[str, nn.Module]:
@@ -71,25 +75,53 @@ def part_experts(model: Any, names: Collection[str] | None = None) -> list[str]:
 
 @torch.no_grad()
 def _part(module: Any) -> None:
-    inputs = INPUTS if module.has_gate else UP
-    names = (inputs, OUTPUT, f"{inputs}_bias", f"{OUTPUT}_bias")
-    weight, output, *biases = (module._parameters.pop(name, None) for name in names)
-    for number in range(len(output)):
-        first, last = (fused[number].T if module.is_transposed else fused[number] for fused in (weight, output))
-        shift, last_shift = (None if bias is None else bias[number] for bias in biases)
-        given = {UP: (first, shift), OUTPUT: (last, last_shift)}
-        if module.has_gate:
-            halves = (_halves(fused, module.is_concatenated) for fused in (first, shift))
-            given |= dict(zip((GATE, UP), zip(*halves, strict=True), strict=True))
-        with torch.device("meta"):
-            width, hidden = last.shape
-            expert = Expert(width, hidden, gate=module.has_gate, bias=module.has_bias)
-        for name, (w, b) in given.items():
-            linear: Any = expert.get_submodule(name)
-            linear.weight = nn.Parameter(w.clone(memory_format=torch.contiguous_format), requires_grad=False)
-            linear.bias = None if b is None else nn.Parameter(b.clone(), requires_grad=False)
+    count = len(getattr(module, OUTPUT))
+    made = [_copied(_sliced(module, number)) for number in range(count)]
+    for name in (INPUTS, UP, OUTPUT):
+        module._parameters.pop(name, None)
+        module._parameters.pop(f"{name}_bias", None)
+    for number, expert in enumerate(made):
         module.add_module(str(number), expert)
     module._is_hf_initialized = True  # its class would initialize what it no longer has
+
+
+def count_experts(module: nn.Module) -> int:
+    """Of a module whose experts can be or were taken apart."""
+    return len(parted(module) or getattr(module, OUTPUT))
+
+
+def expert_of(module: nn.Module, number: int) -> Expert:
+    """One expert of a module whose experts can be or were taken apart; its weights are the module's own."""
+    apart = parted(module)
+    return apart[number] if apart else _sliced(module, number)
+
+
+def _sliced(module: Any, number: int) -> Expert:
+    """An expert whose weights are views of the fused ones."""
+    inputs = INPUTS if module.has_gate else UP
+    names = (inputs, OUTPUT, f"{inputs}_bias", f"{OUTPUT}_bias")
+    weight, output, *biases = (module._parameters.get(name) for name in names)
+    first, last = (fused[number].T if module.is_transposed else fused[number] for fused in (weight, output))
+    shift, last_shift = (None if bias is None else bias[number] for bias in biases)
+    given = {UP: (first, shift), OUTPUT: (last, last_shift)}
+    if module.has_gate:
+        halves = (_halves(fused, module.is_concatenated) for fused in (first, shift))
+        given |= dict(zip((GATE, UP), zip(*halves, strict=True), strict=True))
+    with torch.device("meta"):
+        width, hidden = last.shape
+        expert = Expert(width, hidden, gate=module.has_gate, bias=module.has_bias)
+    for name, (w, b) in given.items():
+        linear: Any = expert.get_submodule(name)
+        linear.weight = nn.Parameter(w.detach(), requires_grad=False)
+        linear.bias = None if b is None else nn.Parameter(b.detach(), requires_grad=False)
+    return expert
+
+
+def _copied(expert: Expert) -> Expert:
+    """The same with weights of its own."""
+    for parameter in expert.parameters():
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    return expert
 
 
 def _halves(fused: Tensor | None, concatenated: bool) -> Sequence[Any]:

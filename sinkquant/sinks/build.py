@@ -26,6 +26,7 @@ from sinkquant.sinks.measure import layer_stats, measure_sink, occurrences
 from sinkquant.sinks.observe import Observation, observe
 from sinkquant.sinks.probes import Kind, make_probes
 from sinkquant.sinks.report import ANY_TOKEN, Sink, SinkReport
+from sinkquant.sinks.super_experts import super_experts
 from sinkquant.sinks.survey import reported
 
 MAX_CONTENT = 8  # content sinks that are listed, the most frequent ones
@@ -125,6 +126,7 @@ def build_report(
         seconds=perf_counter() - start,
         calibration=digest,
         waste=reported(seen.waste),
+        super_experts=super_experts(model, seen, where),
     )
 
 

@@ -12,6 +12,7 @@ from sinkquant.sinks.observe import Observation
 from sinkquant.sinks.report import LayerStats, Sink
 from sinkquant.sinks.signals.origin import find_origin
 from sinkquant.sinks.signals.residual import token_ratio
+from sinkquant.sinks.super_experts import origin_of, super_experts
 
 
 def measure_sink(
@@ -38,7 +39,9 @@ def measure_sink(
         module = roles.blocks[emergence].down
         channel = int(seen.channel[emergence][where].mode().values)
         column = int(seen.column[emergence][where].mode().values)
-        origin = find_origin(model.get_submodule(module) if module else None, emergence, channel, column)
+        origin = origin_of(super_experts(model, seen, where), emergence) or find_origin(
+            model.get_submodule(module) if module else None, emergence, channel, column
+        )
     return Sink(
         token=token, token_id=token_id, position=position, emergence=emergence, drop=drop,
         residual_ratio=float(ratio.max()), down_ratio=float(down.max()),

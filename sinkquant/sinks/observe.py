@@ -14,6 +14,7 @@ from sinkquant.models.roles import Roles
 from sinkquant.models.stream import by_token
 from sinkquant.progress import Progress
 from sinkquant.sinks.signals.down_input import down_input_peaks
+from sinkquant.sinks.signals.experts import Written, expert_calls, written_by_experts
 from sinkquant.sinks.signals.kv_norms import head_mean_norm
 from sinkquant.sinks.signals.range_waste import RangeWaste, range_waste, row_peaks
 from sinkquant.sinks.signals.received_attention import ABOVE, received_attention
@@ -40,6 +41,7 @@ class Observation:
     channels: Tensor  # (L, D) magnitude over the median channel's that nine of ten tokens exceed
     heads: int
     waste: tuple[RangeWaste, ...] = ()  # of every site's input
+    written: tuple[Written, ...] = ()  # by experts, into the peaks of tokens that stand out
 
     @property
     def residual_ratio(self) -> Tensor:
@@ -95,8 +97,9 @@ def observe_stacks(
 
         attention = [model.get_submodule(run.roles.attention.module)] if run.roles.attention else []
         down = model.get_submodule(run.roles.down) if run.roles.down else None
-        with taps(attention, tap), down_input_peaks(down) as peaks:
+        with taps(attention, tap), down_input_peaks(down) as peaks, expert_calls(run.module, run.roles.name) as calls:
             outputs = run_and_show(run, show)
+        stack.written += written_by_experts(run, outputs, calls, len(stack.layers))
         tokens = [by_token(x, *mask.shape) for x, mask in zip(outputs, run.masks, strict=True)]
         stack.heads = max(stack.heads, run.roles.attention.heads if run.roles.attention else 0)
         layer = _layer(tokens, peaks, attended, plain)
@@ -117,6 +120,7 @@ class _Stack:
         self.embedding = level(embedding, self.real)
         self.layers: list[dict[str, Tensor]] = []
         self.peaks: dict[str, list[Tensor]] = {}
+        self.written: list[Written] = []
         self.heads = 0
 
     def observation(self) -> Observation:
@@ -124,7 +128,9 @@ class _Stack:
         signals = {name: torch.stack([layer[name] for layer in self.layers]) for name in (*SIGNALS, "channels")}
         places = torch.arange(self.real.shape[1], device=self.real.device).expand(self.real.shape)
         waste = tuple(range_waste(name, torch.cat(peaks)) for name, peaks in self.peaks.items())
-        return Observation(ids=places, embedding=self.embedding, heads=self.heads, waste=waste, **signals)
+        return Observation(
+            ids=places, embedding=self.embedding, heads=self.heads, waste=waste, written=tuple(self.written), **signals
+        )
 
 
 def level(signal: Tensor, real: Tensor) -> Tensor:

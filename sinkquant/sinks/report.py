@@ -25,12 +25,33 @@ class _Frozen(BaseModel):
 
 
 class Origin(_Frozen):
-    """The weight that writes a sink: row and column of the down projection of block `layer`, and its value."""
+    """The weight that writes a sink: row and column of the down projection of block `layer`, and its value; `expert`:
+    of which expert's, None where every token goes through it."""
 
     layer: int
     row: int
     column: int
     value: float
+    expert: int | None = None
+
+
+class SuperExpert(_Frozen):
+    """An expert whose down projection writes a sink's spike: expert number `expert` of `module`, in block `layer`.
+
+    `row` and `column` of its weight of `value` write most of it; `share` is what the expert adds of the largest
+    magnitude that the sink token has in any block, `score` what the router weighs it by, both medians over the
+    `frequency` (0…1) of the sink tokens that choose it.
+    """
+
+    module: str
+    layer: int
+    expert: int
+    row: int
+    column: int
+    value: float
+    share: float
+    score: float
+    frequency: float
 
 
 class Sink(_Frozen):
@@ -133,7 +154,8 @@ class Waste(_Frozen):
 
 class SinkReport(_Frozen):
     """Everything that detection found. `threshold` is τ for the residual ratio, `sweep` the sink count for every τ;
-    `waste` has the inputs that a static scale costs most, worst first."""
+    `waste` has the inputs that a static scale costs most, worst first; `super_experts` those that write most of the
+    spikes first."""
 
     model: str
     verdict: tuple[Verdict, ...]
@@ -150,6 +172,7 @@ class SinkReport(_Frozen):
     calibration: str
     task: str = "causal-lm"
     waste: tuple[Waste, ...] = ()
+    super_experts: tuple[SuperExpert, ...] = ()
 
     @field_validator("verdict", mode="before")
     @classmethod

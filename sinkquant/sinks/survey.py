@@ -23,8 +23,9 @@ from sinkquant.sinks.classify import (
 )
 from sinkquant.sinks.measure import layer_stats, measure_sink
 from sinkquant.sinks.observe import Observation, observe_stacks
-from sinkquant.sinks.report import Channel, LayerStats, PrefixChoice, Sink, SinkReport, Waste
+from sinkquant.sinks.report import Channel, LayerStats, PrefixChoice, Sink, SinkReport, SuperExpert, Waste
 from sinkquant.sinks.signals.range_waste import RangeWaste
+from sinkquant.sinks.super_experts import super_experts
 from sinkquant.tasks.task import Task
 
 USUAL = 0.5  # of the samples: a place that is a sink in most of them is one by its position
@@ -36,6 +37,7 @@ NOWHERE = "the sinks are not in front of everything else, so no constant of the 
 class _Found:
     sinks: list[Sink]
     channels: list[Channel]
+    experts: list[SuperExpert]
     layers: list[LayerStats]
     threshold: float
     sweep: dict[float, int]
@@ -91,6 +93,7 @@ def survey(
         calibration=digest,
         task=task.name,
         waste=reported(waste),
+        super_experts=tuple(expert for part in found for expert in part.experts),
     )  # fmt: skip
 
 
@@ -145,7 +148,8 @@ def _stack(
         layer.model_copy(update={"index": layer.index + offset})
         for layer in layer_stats(seen, list(range(len(seen.ids))))
     ]
-    return _Found(sinks, channels, layers, threshold, sweep, int(where.sum()), positional)
+    experts = [one.model_copy(update={"layer": one.layer + offset}) for one in super_experts(model, seen, where)]
+    return _Found(sinks, channels, experts, layers, threshold, sweep, int(where.sum()), positional)
 
 
 def _moved(sink: Sink, offset: int, stack: str | None) -> Sink:

@@ -10,7 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sinkquant.models.trace import trace_roles
 from sinkquant.sinks.build import build_report
+from sinkquant.sinks.observe import observe
 from sinkquant.sinks.report import SinkReport, Verdict
+from sinkquant.sinks.super_experts import super_experts
 
 WINDOWS, HELD_OUT = 8, 4
 
@@ -57,6 +59,21 @@ def test_smollm2_prefix_absorbs_every_sink_but_the_residual_ones(smollm2: SinkRe
     left = {sink.token: set(sink.blocks) for sink in smollm2.residual}
     assert 2 in left[" the"]
     assert {2, 9} <= left[" "]
+
+
+@pytest.mark.slow
+def test_experts_of_a_mixture_that_write_the_spike(mixtral_path: Path, wiki_valid_text: str) -> None:
+    """Every expert is SmolLM2's feed-forward with some noise: two of four share the spike that block 11 writes."""
+    model = AutoModelForCausalLM.from_pretrained(mixtral_path, dtype=torch.float32).eval()
+    ids = AutoTokenizer.from_pretrained(mixtral_path)(wiki_valid_text[:2000], verbose=False)["input_ids"]
+    seen = observe(model, trace_roles(model), torch.tensor(ids[:256]).reshape(4, 64))
+    first = torch.zeros_like(seen.ids, dtype=torch.bool)
+    first[:, 0] = True
+    assert float(seen.residual[:, first].max()) > 20_000
+    found = super_experts(model, seen, first)
+    assert {(one.layer, one.row, one.module) for one in found} == {(11, 507, "model.layers.11.mlp.experts")}
+    assert all(0.4 < one.share < 0.6 and 0.4 < one.score < 0.6 for one in found)
+    assert sum(one.frequency for one in found) == 2
 
 
 def test_the_tiny_model_has_none(model_folder: Path, text_file: Path) -> None:
