@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,8 +41,8 @@ def begin(model: str | Path, recipe: Recipe, options: Options, *, settled: bool)
     network.requires_grad_(False)
     check_finite(network)
     attention = implementations(network.config)
-    if settled and FORMATS[recipe.target].ours and min(recipe.weights.bits, recipe.activations.bits) < 16:
-        part_experts(network)  # stock loaders merge them again, and do not read every scheme there
+    if settled:
+        part_rounded(network, recipe)
     roles = trace_roles(network, task.probe(network))
     if isinstance(recipe.sinks.prefix, tuple):
         check_ids(recipe.sinks.prefix, network, "sinks.prefix", "name ids below that, or set sinks.prefix=auto")
@@ -53,6 +54,13 @@ def begin(model: str | Path, recipe: Recipe, options: Options, *, settled: bool)
     notes = (f"{shown(name)} is a link, which is not followed: the checkpoint goes without it" for name in links)
     data = replace(data, notes=(*data.notes, *notes))
     return Session(network, roles, task, processor, source.label, source, data, attention, data.begin)
+
+
+def part_rounded(model: Any, recipe: Recipe) -> bool:
+    """Take those experts of `model` apart that the recipe rounds and its format can hold; returns whether any were."""
+    if min(recipe.weights.bits, recipe.activations.bits) == 16:
+        return False
+    return bool(part_experts(model, FORMATS[recipe.target].experts(model)))
 
 
 def ask(recipe: Recipe, source: str | None) -> Ask:

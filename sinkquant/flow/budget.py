@@ -8,6 +8,8 @@ from sinkquant.errors import UsageError
 from sinkquant.flow.plan import Plan, count, raised
 from sinkquant.flow.session import Session
 from sinkquant.formats.finished import ResumeStore
+from sinkquant.formats.format import FORMATS
+from sinkquant.models.experts import expert_linears
 from sinkquant.progress import Progress
 from sinkquant.sensitivity.measure import measure
 from sinkquant.sensitivity.spend import spend
@@ -24,7 +26,9 @@ def spend_budget(session: Session, plan: Plan, store: ResumeStore, tell: Progres
     """
     settings, shapes = plan.recipe.weights, plan.shapes
     assert settings.budget is not None
-    sites = [site for block in session.roles.blocks for site in block.sites]
+    # Stock loaders have one scheme for all experts.
+    same = set() if FORMATS[plan.recipe.target].ours else set(expert_linears(session.model))
+    sites = [site for block in session.roles.blocks for site in block.sites if not same & set(site.linears)]
     sizes = [count(site.linears, shapes) for site in sites]
     room = sum(sizes) * (settings.budget - settings.bits) / (8 - settings.bits)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from sinkquant.flow.begin import part_rounded
 from sinkquant.flow.loadable import loadable, refuse_unloadable
 from sinkquant.flow.plan import Plan, make_plan, weight_shapes
 from sinkquant.flow.session import Session
 from sinkquant.flow.transform import no_prefix
+from sinkquant.models.trace import trace_roles
 from sinkquant.recipes.schema import Recipe
 from sinkquant.sinks.report import SinkReport
 
@@ -17,11 +19,13 @@ Revise = Callable[[SinkReport | None], tuple[Recipe, str]]
 
 
 def decide(session: Session, recipe: Recipe, report: SinkReport | None, revise: Revise | None) -> tuple[Session, Plan]:
-    """The plan, and the session that carries it out: with the report's threshold, and without BOS in front of a text
-    where the prefix holds it."""
+    """The plan, and the session that carries it out: with the report's threshold, without BOS in front of a text where
+    the prefix holds it, and with the experts apart that a revised recipe rounds."""
     why: list[str] = []
     if revise is not None:
         recipe, *why = revise(report)
+        if part_rounded(session.model, recipe):
+            session = replace(session, roles=trace_roles(session.model, session.task.probe(session.model)))
         refuse_unloadable(recipe, session.model, session.roles)
     prefix = prefix_of(recipe, report)
     shapes = weight_shapes(session.model, session.roles)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from safetensors import safe_open
 
 from sinkquant.errors import SinkquantError
+from sinkquant.formats.targets import target_of
 from sinkquant.models.source import weight_files
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
 from sinkquant.runtime.config import SinkquantQuantization
 from sinkquant.runtime.modules import OtherNames
+
+Rename = Callable[[Sequence[str]], tuple[dict[str, str], tuple[str, ...]]]
 
 
 def _weight_args(scheme: WeightScheme) -> QuantizationArgs:
@@ -28,19 +32,31 @@ def _input_args(scheme: ActivationScheme) -> QuantizationArgs:
     return QuantizationArgs(num_bits=scheme.bits, symmetric=scheme.symmetric, strategy=strategy, dynamic=dynamic)
 
 
-def quantization_config(linears: dict[str, LinearScheme], ignore: tuple[str, ...]) -> dict[str, Any]:
+def quantization_config(
+    linears: Mapping[str, LinearScheme], ignore: Sequence[str], experts: Collection[str] = (), homes: Sequence[str] = ()
+) -> dict[str, Any]:
     """One config group a scheme, each with its exact module names and an explicit format (loaders disagree on the
-    default); `ignore` lists the linears that stay in float."""
+    default); `ignore` lists what stays in float.
+
+    `experts`: those of the linears that are in experts, and have one scheme; `homes`: modules that hold them on disk.
+    transformers takes a group with a pattern of experts for that of all.
+    """
     schemes: dict[LinearScheme, list[str]] = {}
     for name, scheme in linears.items():
-        schemes.setdefault(scheme, []).append(name)
+        if name not in experts:
+            schemes.setdefault(scheme, []).append(name)
+    # A single scheme is written for the class, as other tools do; serving engines match fused layers by it.
+    found = {scheme: ["Linear"] if len(schemes) == 1 else targets for scheme, targets in schemes.items()}
+    shared = next((linears[name] for name in experts), None)
+    if shared is not None and list(found) != [shared]:
+        patterns = (rf"re:.*\.{home.rpartition('.')[2]}\.\d+\..*" for home in homes)
+        found[shared] = [*found.get(shared, ()), *dict.fromkeys(patterns)]
     groups, formats = {}, []
-    for index, (scheme, targets) in enumerate(schemes.items()):
+    for index, (scheme, targets) in enumerate(found.items()):
         assert scheme.weight is not None
         formats.append("pack-quantized" if scheme.weight.packed else "int-quantized")
-        # A single scheme is written for the class, as other tools do; serving engines match fused layers by it.
         group = QuantizationScheme(
-            targets=["Linear"] if len(schemes) == 1 else targets,
+            targets=targets,
             weights=_weight_args(scheme.weight),
             input_activations=_input_args(scheme.activation) if scheme.activation else None,
             format=formats[-1],
@@ -56,23 +72,34 @@ def quantization_config(linears: dict[str, LinearScheme], ignore: tuple[str, ...
     }
 
 
-def own_quantization(folder: Path, config: dict[str, Any], limit: int | None = None) -> SinkquantQuantization:
+def own_quantization(
+    folder: Path, config: Mapping[str, Any], limit: int | None = None, rename: Rename | None = None
+) -> SinkquantQuantization:
     """What our loader needs to build the linears that a portable checkpoint in `folder` holds tensors for.
 
-    `limit`: of the recipe's 8-bit codes, which the format has no word for.
+    `limit`: of the recipe's 8-bit codes, which the format has no word for. `rename`: where experts are stored one by
+    one, what gives names in the model by stored ones, and the modules that hold the experts.
     """
-    groups = [(group["targets"], _own_scheme(group, limit)) for group in config["config_groups"].values()]
+    schemes = {
+        target: _own_scheme(group, limit) for group in config["config_groups"].values() for target in group["targets"]
+    }
+    stored = quantized_linears(folder)
+    names, experts = rename(stored) if rename is not None else ({}, ())
     linears = {}
-    for name in quantized_linears(folder):
-        named = [scheme for targets, scheme in groups if name in targets]
-        known = named or [scheme for targets, scheme in groups if "Linear" in targets]
-        if not known:
+    for name in stored:
+        own = names.get(name, name)
+        scheme = schemes.get(target_of(own, schemes))
+        if scheme is None:
             raise OtherNames(
                 f"{name} of {folder} has another name in the model, so it cannot stay packed: "
                 'load it with execution="reference" and without an offload folder.'
             )
-        linears[name] = known[0]
-    return SinkquantQuantization(linears, attentions={}, prefix_length=0, kv_shapes={})
+        linears[own] = scheme
+    differing = {name: own for name, own in names.items() if name != own}
+    return SinkquantQuantization(
+        linears, attentions={}, prefix_length=0, kv_shapes={}, experts=experts,
+        hub_names=differing if rename is not None else None,
+    )  # fmt: skip
 
 
 def quantized_linears(folder: Path) -> list[str]:

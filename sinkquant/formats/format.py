@@ -7,7 +7,7 @@ imports torch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -108,6 +108,11 @@ class Format(ABC):
     def needs(self, recipe: Any) -> Mapping[str, object]:
         """The keys of a recipe that must have a value for this format, with the value."""
         return {}
+
+    def experts(self, model: Any) -> Collection[str] | None:
+        """The modules of fused experts whose experts the format holds one by one, by name; None: all. The others stay
+        fused and in float."""
+        return None if self.ours else ()
 
     def refuses(self, recipe: Any, model: Any, roles: Roles) -> str | None:
         """Why no loader of the format would load this model, and what to do: a sentence, before any work."""

@@ -12,6 +12,7 @@ from sinkquant.formats.format import FORMATS, Runtime, Scheme
 from sinkquant.formats.manifest import AGAIN, CONFIG, verify
 from sinkquant.formats.stated import stated_config
 from sinkquant.formats.stored import Stored, Weight, stored_weights
+from sinkquant.formats.targets import target_of
 from sinkquant.models.json_file import understood
 from sinkquant.transforms import names
 
@@ -99,7 +100,7 @@ def _parts(chosen: list[Weight], schemes: Mapping[str, Scheme], everything: list
     parameters, adds = sum(w.parameters for w in everything), sum(w.multiply_adds for w in everything)
     groups: dict[tuple[Scheme, str], list[Weight]] = {}
     for weight in chosen:
-        scheme = schemes.get(weight.name, schemes.get("Linear", FLOAT))
+        scheme = schemes.get(target_of(weight.name, schemes), FLOAT)
         if weight.dtype not in QUANTIZED:
             scheme = replace(schemes.get(weight.name, FLOAT), weights=weight.dtype.lower())
         groups.setdefault((scheme, weight.kind if _plain(scheme) else ""), []).append(weight)

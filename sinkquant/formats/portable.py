@@ -7,7 +7,8 @@ and heads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sinkquant.formats.format import Asked, Change, Format, Planned, Runtime, Scheme, in_words
@@ -55,6 +56,12 @@ class Portable(Format):
         small = weights.budget is not None and weights.budget <= 4  # of no use above 4 bits
         return {**NEEDS, "weights.bits": 4, **({"weights.budget": None} if small else {})}
 
+    def experts(self, model: Any) -> Collection[str] | None:
+        """Those that lie on disk one by one; transformers would not find packed ones in a fused tensor."""
+        from sinkquant.models.merged import stored_apart
+
+        return stored_apart(model)
+
     def refuses(self, recipe: Any, model: Any, roles: Roles) -> str | None:
         """Where stock loaders have no place for packed weights, or look for float ones."""
         from sinkquant.formats.stock import refuses
@@ -72,21 +79,28 @@ class Portable(Format):
     ) -> None:
         """Everything of ours stands under a key of its own."""
         from sinkquant.formats.compressed import quantization_config
+        from sinkquant.formats.stock import left_out
         from sinkquant.formats.write import linear_schemes, save_model
-        from sinkquant.models.merged import merges
+        from sinkquant.models.experts import expert_linears
+        from sinkquant.models.merged import merges, stored_names
         from sinkquant.runtime.config import KEY
 
-        # compressed-tensors takes whatever has a class of that name among its ancestors for a linear
-        floats = tuple(n for n, m in model.named_modules() if any(c.__name__ == "Linear" for c in type(m).__mro__))
-        model.config.quantization_config = quantization_config(linear_schemes(model), floats)
-        setattr(model.config, KEY, {"recipe": plan.recipe.name, "bos": facts["bos"]})
-        save_model(model, folder, dtype, plan.recipe.export.shard_size, own_names=merges(model))
+        linears = expert_linears(model)
+        on_disk = stored_names(model) if linears else str if merges(model) else None
+        homes = list(dict.fromkeys(on_disk(f"{name}.weight").rsplit(".", 3)[0] for name in linears)) if on_disk else []
+        ignore = left_out(model, on_disk or str)
+        stated = quantization_config(linear_schemes(model), ignore, linears, homes)
+        model.config.quantization_config = stated
+        own = {"recipe": plan.recipe.name, "bos": facts["bos"]}
+        setattr(model.config, KEY, {**own, "experts": homes} if homes else own)
+        save_model(model, folder, dtype, plan.recipe.export.shard_size, on_disk=on_disk)
 
     def read(self, folder: Path, manifest: Manifest, asked: Asked) -> Any:
         """Packed, unless the stock loader is asked for or tensors have other names in the model than on disk."""
         from sinkquant.formats.build import build, unpack
         from sinkquant.formats.compressed import own_quantization, quantized_linears
-        from sinkquant.runtime.config import load_base_config
+        from sinkquant.models.merged import names_in_model
+        from sinkquant.runtime.config import KEY, load_base_config
         from sinkquant.runtime.modules import OtherNames
         from sinkquant.tasks.tasks import TASKS
 
@@ -95,7 +109,9 @@ class Portable(Format):
             config = load_base_config(folder, asked.trust_remote_code)
             stated = config.quantization_config
             try:
-                own = own_quantization(folder, stated, manifest.recipe.weights.limit)
+                experts = (getattr(config, KEY, None) or {}).get("experts")
+                rename = partial(names_in_model, config, task.auto) if experts else None
+                own = own_quantization(folder, stated, manifest.recipe.weights.limit, rename)
                 config.quantization_config = own.to_dict()
                 model = build(folder, config, task, asked, ours=True)
                 model.config.quantization_config = stated  # what is saved from it is portable again

@@ -56,8 +56,8 @@ class SinkAware(Format):
         flag_final_norm(model, roles.final_norm.name if roles.final_norm else None)
         model.config = make_sink_aware(base, _facts(plan, facts), _quantization(model, roles, plan))
         try:
-            apart = bool(model.config.quantization_config.experts)
-            save_model(model, folder, dtype, plan.recipe.export.shard_size, own_names=apart)
+            on_disk = str if model.config.quantization_config.experts else None  # those of the model
+            save_model(model, folder, dtype, plan.recipe.export.shard_size, on_disk=on_disk)
         finally:
             model.config._attn_implementation = base._attn_implementation
 

@@ -5,16 +5,19 @@ Dynamic inputs and packed weights do not fit every linear.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from sinkquant.formats.format import Change, Planned
 from sinkquant.inputs.batches import Batch
+from sinkquant.models.experts import expert_linears, fused_experts
 from sinkquant.models.merged import divides, merges, splits
 from sinkquant.models.roles import Roles
 from sinkquant.models.stubs import call_model
@@ -38,7 +41,7 @@ def refuses(recipe: Any, model: Any, roles: Roles) -> str | None:
             "stock transformers splits fused weights of this architecture while it loads, and cannot do it with packed "
             "ones: use a sink-aware recipe, such as --recipe w8a8-static or w8a8-npu."
         )
-    names = {name for block in roles.blocks for name in block.linears}
+    names = {name for block in roles.blocks for name in block.linears} - set(expert_linears(model))
     if names and _asked(recipe, model, names) == names:
         return (
             "stock transformers looks for the float weight of every linear of this architecture while it loads, which "
@@ -48,9 +51,10 @@ def refuses(recipe: Any, model: Any, roles: Roles) -> str | None:
 
 
 def changes(plan: Planned, model: Any, roles: Roles, probe: Batch) -> Iterator[Change]:
-    """What stays in float, wholly or in its inputs."""
+    """What stays in float, wholly or in its inputs, and what experts agree on."""
     linears = dict(plan.linears)
-    asked = _asked(plan.recipe, model, linears)
+    experts = [name for name in expert_linears(model) if name in linears]
+    asked = _asked(plan.recipe, model, linears.keys() - set(experts))
     sites = [site for block in roles.blocks for site in block.sites if set(site.linears) & asked]
     names = [name for site in sites for name in site.linears if name in linears]
     if names:
@@ -58,18 +62,54 @@ def changes(plan: Planned, model: Any, roles: Roles, probe: Batch) -> Iterator[C
         linears |= floats
         why = "transformers looks for their weights while it loads, and packed ones have none"
         yield Change(f"{_some(names)} stay in float: {why}", floats, dict.fromkeys(names, 16))
-    if any(scheme.activation is not None and scheme.activation.mode == "dynamic" for scheme in linears.values()):
-        flat = flat_inputs(model, linears, probe)
+    if experts:
+        alike = _alike(linears, experts)
+        linears |= alike.linears
+        yield alike
+    dense = [name for name in linears if name not in experts]
+    if any((scheme := linears[name].activation) is not None and scheme.mode == "dynamic" for name in dense):
+        flat = flat_inputs(model, dense, probe)
         if flat:
             why = "they get (tokens, width) or heads apart, for which compressed-tensors finds no scale a token"
             note = f"{_some(flat)} keep their inputs in float: {why}"
             yield Change(note, {name: _packed(linears[name]) for name in flat})
     if probe.method is not None:
         yield Change(f"stock transformers unpacks weights when the whole is called: do so once before {probe.method}")
-    if merges(model):
+    if merges(model) and (not experts or fused_experts(model)):
         yield Change(
             "what transformers merges while loading, such as experts, is stored merged: not all engines read that"
         )
+
+
+def left_out(model: Any, name: Callable[[str], str]) -> tuple[str, ...]:
+    """What stays in float and an engine may take for something that was rounded: linears, routers and whatever else
+    has a matrix of its own, experts that are fused. With the `name` on disk where it is another."""
+    found = [own for own, module in model.named_modules() if _may_be_rounded(module)]
+    both = (one for own in found for one in (own, name(f"{own}.weight").removesuffix(".weight")))
+    return (*dict.fromkeys(both), *(rf"re:{re.escape(own)}\..*" for own in fused_experts(model)))
+
+
+def _may_be_rounded(module: nn.Module) -> bool:
+    if any(kind.__name__ == "Linear" for kind in type(module).__mro__):  # by that name compressed-tensors knows them
+        return True
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, nn.Parameter) and weight.dim() == 2 and not isinstance(module, nn.Embedding)
+
+
+def _alike(linears: Mapping[str, LinearScheme], experts: Sequence[str]) -> Change:
+    """Experts with one scheme, as loaders want them: the smallest groups of any, inputs in float."""
+    sizes = {scheme.weight.group_size for name in experts if (scheme := linears[name]).weight is not None}
+    note = "experts are stored one by one, packed; stock transformers unpacks and merges them while it loads"
+    if any(linears[name].activation is not None for name in experts):
+        note += ", so that their inputs stay in float"
+    if len(sizes) > 1:
+        note += "; groups are as large as the smallest of their layers allows"
+    size = min(sizes, key=lambda size: size or 0)
+    return Change(note, {name: _in_groups(_packed(linears[name]), size) for name in experts})
+
+
+def _in_groups(scheme: LinearScheme, size: int | None) -> LinearScheme:
+    return scheme if scheme.weight is None else replace(scheme, weight=replace(scheme.weight, group_size=size))
 
 
 def _packed(scheme: LinearScheme) -> LinearScheme:

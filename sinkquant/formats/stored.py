@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from sinkquant.errors import SinkquantError
 from sinkquant.models.json_file import understood
+from sinkquant.models.seal import KEY
 
 ADDED = ("sink_key", "sink_value", "key_transform", "query_transform", "key_offset", "value_offset")
 """Tensors of the attention that the original model does not have."""
@@ -110,7 +111,8 @@ def stored_weights(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> 
 
 def _apart(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> dict[str, int]:
     """How many experts are in every module whose experts are taken apart, by what their names begin with."""
-    stated = (config.get("quantization_config") or {}).get("experts", ())
+    ours = (config.get(part) or {} for part in ("quantization_config", KEY))
+    stated = [name for part in ours for name in part.get("experts", ())]
     found = {}
     for start in (f"{name}." for name in stated):
         numbers = {name.removeprefix(start).partition(".")[0] for name in tensors if name.startswith(start)}

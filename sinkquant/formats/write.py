@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from sinkquant.models.json_file import read_object
 from sinkquant.models.load import load_tokenizer, quiet
@@ -35,10 +37,13 @@ def round_floats(model: nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype).to(parameter.dtype)
 
 
-def save_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard_size: str, *, own_names: bool) -> None:
+def save_model(
+    model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard_size: str, *,
+    on_disk: Callable[[str], str] | None = None,
+) -> None:  # fmt: skip
     """Sharded safetensors and config.json. Parameters are stored in `dtype`, scales and prefix as they are.
 
-    `own_names`: tensors keep the names that they have in the model, in place of the hub's for its family.
+    `on_disk`: gives the names on disk for those in the model, in place of what transformers does for the family.
     """
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     casts: dict[int, Tensor] = {}  # tied tensors stay one tensor, which is then stored once
@@ -49,8 +54,10 @@ def save_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard_s
             casts[key] = casts[key] if key in casts else tensor.to(dtype)
             tensor = casts[key]
         state[name] = tensor
+    if on_disk is not None:
+        state = {on_disk(own): tensor for own, tensor in remove_tied_weights_from_state_dict(state, model).items()}
     with quiet():
-        model.save_pretrained(folder, state_dict=state, max_shard_size=shard_size, save_original_format=not own_names)
+        model.save_pretrained(folder, state_dict=state, max_shard_size=shard_size, save_original_format=on_disk is None)
         model.config.dtype = dtype  # transformers states the dtype in memory
         model.config.save_pretrained(folder)
 

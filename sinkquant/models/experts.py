@@ -136,6 +136,16 @@ def parted_experts(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, module in model.named_modules() if parted(module))
 
 
+def expert_linears(model: nn.Module) -> list[str]:
+    """By name the linears of experts that were taken apart, rounded or not."""
+    return [
+        f"{name}.{number}.{part}"
+        for name in parted_experts(model)
+        for number, expert in enumerate(parted(model.get_submodule(name)))
+        for part, _ in expert.named_children()
+    ]
+
+
 def parted(module: nn.Module) -> list[Expert]:
     """The experts of a module that was taken apart, in their order; of any other none."""
     return [child for _, child in module.named_children() if isinstance(child, Expert)]

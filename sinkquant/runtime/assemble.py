@@ -38,9 +38,11 @@ def assemble(folder: Path, config: Any, auto: str, dtype: torch.dtype | str) -> 
     tensors = dict(_read(folder))
     quantization = SinkquantQuantization.from_dict(config.quantization_config)
     linears = {name for name, scheme in quantization.linears.items() if scheme.weight is not None}
+    names = quantization.hub_names or {}
     own: dict[str, dict[str, Tensor]] = {}
     for name in list(tensors):
         module, _, leaf = name.rpartition(".")
+        module = names.get(module, module)
         if module in linears:
             own.setdefault(module, {})[leaf] = tensors.pop(name)
     for name in [name for name, stored in own.items() if not {"weight", "weight_packed"} & stored.keys()]:

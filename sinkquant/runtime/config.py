@@ -111,14 +111,17 @@ class SinkquantQuantization(QuantizationConfigMixin):
         untied_head: bool = False,
         positions: PositionKind = "rotary",
         experts: tuple[str, ...] = (),
+        hub_names: Mapping[str, str] | None = None,
     ) -> None:
         """`kv_shapes`: (kv heads, size of a key, of a value) of every attention; `embeddings`: names of 8-bit ones;
-        `positions`: what a text has behind a prefix; `experts`: modules whose experts are taken apart."""
+        `positions`: what a text has behind a prefix; `experts`: modules whose experts are taken apart;
+        `hub_names`: tensors are stored under the hub's names, these modules under others than in the model; None: under
+        those of the model."""
         self.quant_method = METHOD  # type: ignore[assignment]
         self.linears, self.attentions, self.prefix_length = linears, attentions, prefix_length
         self.kv_shapes, self.embeddings = kv_shapes, embeddings
         self.final_norm, self.untied_head, self.positions = final_norm, untied_head, positions
-        self.experts = experts
+        self.experts, self.hub_names = experts, hub_names
         # Linears that are to stay out of the model; never stored.
         self.apart: frozenset[str] = frozenset()
 
@@ -137,6 +140,7 @@ class SinkquantQuantization(QuantizationConfigMixin):
             "untied_head": self.untied_head,
             "positions": self.positions,
             "experts": list(self.experts),
+            **({} if self.hub_names is None else {"hub_names": dict(self.hub_names)}),
         }
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -152,7 +156,7 @@ class SinkquantQuantization(QuantizationConfigMixin):
         made = cls(
             linears, attentions, config_dict["prefix_length"], shapes, tuple(config_dict["embeddings"]),
             config_dict["final_norm"], config_dict["untied_head"], config_dict.get("positions", "rotary"),
-            tuple(config_dict.get("experts", ())),
+            tuple(config_dict.get("experts", ())), config_dict.get("hub_names"),
         )  # fmt: skip
         made.apart = frozenset(config_dict.get("apart", ()))
         return (made, kwargs) if return_unused_kwargs else made

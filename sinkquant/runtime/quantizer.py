@@ -48,10 +48,23 @@ class SinkquantQuantizer(HfQuantizer):
         return model
 
     def update_weight_conversions(self, weight_conversions: Any, model: Any) -> Any:
-        """Experts that were taken apart are stored under their names in the model: there is nothing to merge."""
-        if self.quantization_config.experts:  # type: ignore[attr-defined]
-            return []
-        return super().update_weight_conversions(weight_conversions, model)
+        """Experts that were taken apart are not merged: names change at most."""
+        from sinkquant.models.merged import names_apart
+
+        config: Any = self.quantization_config
+        if not config.experts:
+            return super().update_weight_conversions(weight_conversions, model)
+        return [] if config.hub_names is None else names_apart(weight_conversions)
+
+    def get_state_dict_and_metadata(self, model: Any) -> Any:
+        """What `save_pretrained` writes: names on disk are those that were loaded."""
+        from sinkquant.models.merged import stored_names
+
+        config: Any = self.quantization_config
+        if not config.experts or config.hub_names is None:
+            return super().get_state_dict_and_metadata(model)
+        name = stored_names(model)
+        return {name(own): tensor for own, tensor in model.state_dict().items()}, {}
 
     def is_serializable(self) -> bool:
         """`save_pretrained` writes an equal checkpoint."""

@@ -36,8 +36,11 @@ MODELS: dict[str, tuple[str, ...]] = {
     "opt": ("w4a8kv4", "w8a8"),  # learned positions, inputs that are (tokens, width)
     "phi3": ("w4a8kv4",),  # queries, keys and values in one linear
     "olmo2": ("w4a8kv4",),  # norms behind the sublayers
-    "mixtral": ("w4a8kv4", "w8a8"),  # experts, taken apart for us, merged and in float for stock loaders
-    "qwen2_moe": ("w4a8kv4",),  # a shared expert behind a gate
+    "mixtral": ("w4a8kv4", "w8a8", "w4a16"),  # experts, with names of their own on disk
+    "qwen2_moe": ("w4a8kv4", "w8a8"),  # a shared expert behind a gate
+    "deepseek_v3": ("w8a8",),  # chosen by group, the first block without experts
+    "olmoe": ("w4a16",),  # every linear and every expert in one group
+    "granitemoe": ("w4a16",),  # experts that lie fused on disk
     "gpt_oss": ("w8a8-static",),  # transposed experts with biases, learned sinks
     "gemma2": ("w4a8kv4",),  # softcapped logits, offset norms
     "minicpm3": ("w4a8kv4",),  # keys and values of two sizes
