@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from sinkquant.report.table import Sheet, key_values, rows
@@ -12,7 +13,10 @@ if TYPE_CHECKING:  # these import torch
     from sinkquant.flow.estimate import Estimate
     from sinkquant.flow.plan import Plan
     from sinkquant.flow.result import Result
+    from sinkquant.formats.facts import Experts
     from sinkquant.quantization.scheme import LinearScheme
+
+TOKENS = "Tokens that chose each expert (wanted: input channels; a linear that fewer chose was shown all of the layer)"
 
 
 def plan_sheet(plan: Plan, cost: Estimate) -> Sheet:
@@ -80,14 +84,24 @@ def _bits(bits: int) -> str:
 
 
 def result_sheets(result: Result) -> list[Sheet]:
-    """Where the time went, the peak memory and the measured figures."""
+    """Where the time went, the peak memory, what experts saw and the measured figures."""
     total = sum(result.seconds.values())
     stages: list[tuple[Any, ...]] = [
         (stage, f"{seconds:.1f} s", f"{seconds / total:.0%}") for stage, seconds in result.seconds.items()
     ]
     stages += [("total", f"{total:.1f} s", "100%"), ("peak memory", size(result.peak_bytes), None)]
-    sheets = [rows("Cost", ("stage", "time", "share"), stages)]
+    sheets = [rows("Cost", ("stage", "time", "share"), stages), *experts_sheets(result.experts)]
     return [*sheets, key_values("Figures", result.figures)] if result.figures else sheets
+
+
+def experts_sheets(experts: Sequence[Experts]) -> list[Sheet]:
+    """How many tokens of the calibration chose the experts, a line a layer."""
+    told = [
+        (one.module, len(one.tokens), min(one.tokens), median(one.tokens), max(one.tokens), one.wanted, one.cold)
+        for one in experts
+    ]
+    columns = ("experts of", "number", "fewest", "median", "most", "wanted", "experts with fewer")
+    return [rows(TOKENS, columns, told)] if told else []
 
 
 def size(count: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sinkquant.cli.describe import size
+from sinkquant.cli.describe import experts_sheets, size
 from sinkquant.formats.inspection import Inspection, Part
 from sinkquant.report.table import Sheet, key_values, rows
 
@@ -22,6 +22,7 @@ def checkpoint_sheets(found: Inspection) -> list[Sheet]:
         sheets.append(rows("Left in float", COLUMNS, map(_part, found.floats)))
     programs = [(one.name, "yes" if one.loads else "no", one.loss) for one in found.runtimes]
     sheets.append(rows("Runtimes", ("program", "runs it", "what is lost"), programs))
+    sheets += experts_sheets(found.experts)
     return [*sheets, key_values("Figures", found.figures), key_values("Versions", found.versions)]
 
 

@@ -67,6 +67,7 @@ def quantize(
 
     with stdout_kept_clean(json), StageBars() as bars:
         from sinkquant.api import quantize as api
+        from sinkquant.flow.coverage import coverage_note
 
         def planned(plan: Plan, cost: Estimate) -> None:
             if not json:
@@ -82,6 +83,9 @@ def quantize(
         print_json(result)
         return
     show(*result_sheets(result))
+    few = coverage_note(result.experts, result.plan.recipe.calibration)
+    if few is not None:
+        say(f"{few}.")
     if result.choice is not None:
         say(f"{result.choice.recipe}: {result.choice.reason}")
     if result.path is not None:

@@ -19,15 +19,21 @@ from sinkquant.runtime.modules import replace_module
 from sinkquant.walk.walk import BlockRun, Walk
 
 
-def quantize_blocks(session: Session, plan: Plan, store: ResumeStore, tell: Progress) -> None:
-    """Quantize on the calibration data; blocks that `store` holds are taken from it."""
+def quantize_blocks(session: Session, plan: Plan, store: ResumeStore, tell: Progress) -> dict[str, list[int]]:
+    """Quantize on the calibration data; blocks that `store` holds are taken from it.
+
+    Returns how many tokens chose each expert, by the module of experts, as far as it was asked for.
+    """
     model, roles = session.model, session.roles
     if all(scheme.weight is None and scheme.activation is None for scheme in plan.linears.values()):
         for block in roles.blocks:  # only the cache changes: nothing needs calibration
             install_kv(model, block, plan)
-        return
+        return {}
     start = store.finished()
+    routed: dict[str, list[int]] = {}
     for index in range(start):
+        if any(site.experts for site in roles.blocks[index].sites):
+            routed |= store.remember(_tokens(index), dict)
         restore_block(model, roles.blocks[index], plan, *store.block(index))
     if start:
         tell(start, len(roles.blocks))
@@ -36,12 +42,22 @@ def quantize_blocks(session: Session, plan: Plan, store: ResumeStore, tell: Prog
 
     def visit(run: BlockRun) -> list[Tensor]:
         outputs = quantize_block(model, run, plan, session.threshold)
+        if run.routed:
+            tokens = {module: counts.tolist() for module, counts in run.routed.items()}
+            store.remember(_tokens(run.index), lambda: tokens)
+            routed.update(tokens)
         schemes = {n: m.scheme.to_dict() for n in run.roles.linears if isinstance(m := _at(model, n), QuantizedLinear)}
         if alone:
             store.save(run.index, dict(run.module.state_dict()), schemes, outputs)
         return outputs
 
     walk.run(visit, tell, start=start, inputs=store.outputs() if start else None)
+    return routed
+
+
+def _tokens(block: int) -> str:
+    """Under which name the store remembers the tokens of a block's experts."""
+    return f"tokens-{block}"
 
 
 def _at(model: nn.Module, name: str) -> nn.Module:

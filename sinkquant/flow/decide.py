@@ -9,6 +9,7 @@ from sinkquant.flow.begin import part_rounded
 from sinkquant.flow.loadable import loadable, refuse_unloadable
 from sinkquant.flow.plan import Plan, make_plan, weight_shapes
 from sinkquant.flow.session import Session
+from sinkquant.flow.super_experts import keep_super_experts
 from sinkquant.flow.transform import no_prefix
 from sinkquant.models.trace import trace_roles
 from sinkquant.recipes.schema import Recipe
@@ -30,6 +31,7 @@ def decide(session: Session, recipe: Recipe, report: SinkReport | None, revise: 
     prefix = prefix_of(recipe, report)
     shapes = weight_shapes(session.model, session.roles)
     plan = make_plan(recipe, prefix, session.roles, shapes, no_prefix(session, prefix))
+    plan = keep_super_experts(plan, report, shapes)
     plan = loadable(plan, session.model, session.roles, shapes, session.task.probe(session.model))
     plan = replace(plan, notes=(*why, *session.data.notes, *plan.notes))
     threshold = session.threshold if report is None else report.threshold

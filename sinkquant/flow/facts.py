@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,18 +10,21 @@ import torch
 from sinkquant.evaluation.versions import code_digest, versions
 from sinkquant.flow.plan import Plan
 from sinkquant.flow.session import Session
+from sinkquant.formats.facts import Experts
 from sinkquant.models.fingerprint import fingerprint
 from sinkquant.sinks.report import SinkReport
 
 
-def facts_of(session: Session, plan: Plan, report: SinkReport | None, model_fingerprint: str) -> dict[str, Any]:
+def facts_of(
+    session: Session, plan: Plan, report: SinkReport | None, experts: Sequence[Experts], model_fingerprint: str
+) -> dict[str, Any]:
     """For the manifest; `model_fingerprint`: that of the model, as `identity` found it."""
     return {
         "recipe": plan.recipe.model_dump(mode="json"), "recipe_digest": plan.recipe.digest(),
         "model": session.label, "task": session.task.name, "model_fingerprint": model_fingerprint,
         "prefix": list(plan.prefix), "bos": session.data.begin is not None,
         "report": report.model_dump(mode="json") if report else None, "notes": list(plan.notes),
-        "rotations": vars(plan.rotations),
+        "rotations": vars(plan.rotations), "experts": [one.model_dump(mode="json") for one in experts],
     }  # fmt: skip
 
 

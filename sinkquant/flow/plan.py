@@ -131,15 +131,16 @@ def _blocks(indices: list[int], total: int) -> str:
     return f"{len(indices)} blocks from {first} to {last}"
 
 
-def raised(plan: Plan, names: Collection[str], shapes: Shapes, note: str) -> Plan:
-    """The plan with the weights of the linears `names` at 8 bits, all else as it was, and one more note."""
+def raised(plan: Plan, names: Collection[str], shapes: Shapes, note: str, bits: int = 8) -> Plan:
+    """The plan with `bits` a weight where the linears `names` have fewer, all else as it was, and one more note."""
     words = not FORMATS[plan.recipe.target].ours  # for others int8 weights are for int8 inputs
-    linears = dict(plan.linears)
-    for name in names:
+    linears, few = dict(plan.linears), [name for name in names if plan.bits[name] < bits]
+    for name in few:
         weight = linears[name].weight
         assert weight is not None
-        linears[name] = replace(linears[name], weight=replace(weight, bits=8, words=words))
-    return reshaped(plan, linears, {**plan.bits, **dict.fromkeys(names, 8)}, shapes, note)
+        finer = None if bits == 16 else replace(weight, bits=bits, words=words and bits == 8)
+        linears[name] = replace(linears[name], weight=finer)
+    return reshaped(plan, linears, {**plan.bits, **dict.fromkeys(few, bits)}, shapes, note)
 
 
 def reshaped(

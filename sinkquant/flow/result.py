@@ -9,6 +9,7 @@ from typing import Any
 
 from sinkquant.flow.estimate import Estimate
 from sinkquant.flow.plan import Plan
+from sinkquant.formats.facts import Experts
 from sinkquant.progress import StageProgress
 from sinkquant.sinks.report import SinkReport
 
@@ -33,6 +34,7 @@ class Result:
     """What `quantize` did. Perplexities are on held-out calibration text, baseline and result on the same tokens.
 
     `choice`: which recipe was chosen and why, None where one was named. `metric`: the one that decides between recipes.
+    `experts`: how many tokens of the calibration chose each, where it was asked for.
     """
 
     path: Path | None
@@ -43,6 +45,7 @@ class Result:
     peak_bytes: int
     choice: Choice | None = None
     metric: str = "perplexity"
+    experts: tuple[Experts, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sinkquant.evaluation.nonsense import reference
 from sinkquant.flow.begin import begin
 from sinkquant.flow.blocks import quantize_blocks
 from sinkquant.flow.budget import spend_budget
+from sinkquant.flow.coverage import coverage, coverage_note
 from sinkquant.flow.decide import Revise, decide
 from sinkquant.flow.detect import detect_loaded
 from sinkquant.flow.ends import quantize_ends
@@ -63,15 +65,17 @@ def run(
         with stages("targets"):
             teacher = teacher_of(session, plan.recipe.tuning)
     with stages("quantize", steps=True) as tell:
-        quantize_blocks(session, plan, store, tell)
+        experts = coverage(quantize_blocks(session, plan, store, tell), plan.shapes)
         quantize_ends(session, plan)
+    few = coverage_note(experts, plan.recipe.calibration)
+    plan = plan if few is None else replace(plan, notes=(*plan.notes, few))
     gc.collect()
     if teacher is not None:
         with stages("tune", steps=True) as tell:
             figures["tuning"] = tune(session, teacher, plan.recipe.tuning, tell)
         del teacher
     folder.mkdir()
-    facts = facts_of(session, plan, report, known["model_fingerprint"])
+    facts = facts_of(session, plan, report, experts, known["model_fingerprint"])
     with stages("export"):
         export(session, plan, folder, facts, figures)
     with stages("prove"):
@@ -80,4 +84,4 @@ def run(
         measured = {"figures": figures, "probe": probe, "seconds": stages.seconds, "peak_bytes": stages.peaks}
         amend_manifest(folder, measured)
     metric = metrics_of(plan.recipe.proof, session)[0]
-    return Result(folder, plan, report, figures, stages.seconds, peak_memory(), metric=metric)
+    return Result(folder, plan, report, figures, stages.seconds, peak_memory(), metric=metric, experts=experts)

@@ -116,8 +116,9 @@ class SiteWork:
 
     @property
     def scheme(self) -> LinearScheme:
-        """Of the first linear; inputs are treated alike in all."""
-        return self.plan.linears[self.site.linears[0]]
+        """Of the first linear whose weight is rounded, if there is one; inputs are treated alike in all."""
+        schemes = [self.plan.linears[name] for name in self.site.linears]
+        return next((scheme for scheme in schemes if scheme.weight is not None), schemes[0])
 
     @property
     def method(self) -> Method:
@@ -272,6 +273,8 @@ class Job:
         for name in self.names:
             linear: Any = model.get_submodule(name)
             own = replace(plan.linears[name], activation=self.activation, spikes=len(ready.spikes))
+            if own.weight is None and own.activation is None:  # a super expert in full precision
+                continue
             codes = None
             if own.weight is not None:
                 weight = split_weight(linear.weight, ready.spikes, own.rotate)[0] if own.spikes else linear.weight

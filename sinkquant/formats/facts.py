@@ -80,6 +80,20 @@ class Report(_Part):
     layers: list[Layer] = []
 
 
+class Experts(_Part):
+    """How many tokens of the calibration chose each expert of `module`; one that fewer than `wanted` chose was shown
+    all tokens of the layer where a linear has more input channels than that (its largest number is `wanted`)."""
+
+    module: str
+    tokens: list[int] = Field(min_length=1)
+    wanted: int
+
+    @property
+    def cold(self) -> int:
+        """Experts that fewer chose."""
+        return sum(count < self.wanted for count in self.tokens)
+
+
 class Manifest(_Part):
     """`files`: every other file of the checkpoint, by its path inside, with its checksum."""
 
@@ -92,6 +106,7 @@ class Manifest(_Part):
     bos: bool
     report: Report | None = None
     notes: list[str]
+    experts: list[Experts] = []
     rotations: dict[str, Any] | None = None
     figures: dict[str, Any]
     versions: dict[str, str]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sinkquant.formats.facts import Manifest
+from sinkquant.formats.facts import Experts, Manifest
 from sinkquant.formats.format import FORMATS, Runtime, Scheme
 from sinkquant.formats.manifest import AGAIN, CONFIG, verify
 from sinkquant.formats.stated import stated_config
@@ -54,6 +54,7 @@ class Inspection:
     notes: tuple[str, ...]
     figures: Mapping[str, Any]
     versions: Mapping[str, str]
+    experts: tuple[Experts, ...]  # how many tokens of the calibration chose each
     verified: int  # files whose checksums agree
 
 
@@ -91,7 +92,7 @@ def _inspection(
         quantized=tuple(_parts(integer, schemes, weights)), floats=tuple(_parts(floats, schemes, weights)),
         runtimes=kind.runtimes(stored, prefix=bool(prefix), serves=manifest.task == "causal-lm"),
         notes=tuple(manifest.notes), figures=manifest.figures, versions=manifest.versions,
-        verified=len(manifest.files),
+        experts=tuple(manifest.experts), verified=len(manifest.files),
     )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ NEEDS: Mapping[str, object] = {
     "weights.symmetric": True,  # loaders expect packed zero points in another shape than the format's own
     "weights.head_bits": 16,
     "weights.embedding_bits": 16,
+    "weights.super_experts": None,  # loaders merge the experts of a layer, under one scheme
     "kv_cache.bits": 16,
     "kv_cache.balance": False,
 }

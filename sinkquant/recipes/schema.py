@@ -18,6 +18,7 @@ from .validate import check
 
 # Every number has both bounds: beyond them nothing is gained, and libraries overflow at places of their own.
 LONGEST = 2**20  # tokens of a text, columns of a matrix
+MOST_SEQUENCES = 2**16
 TokenIds = Annotated[
     tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...], Field(strict=False, min_length=1, max_length=16)
 ]
@@ -96,6 +97,10 @@ class Weights(Section):
     act_order: bool = Field(default=True, description="GPTQ: round the columns with the largest inputs first.")
     head_bits: Literal[8, 16] = Field(default=16, description="Bits a weight of the output head.")
     embedding_bits: Literal[8, 16] = Field(default=16, description="Bits a weight of the token embedding.")
+    super_experts: Literal[4, 8, 16] | None = Field(
+        default=None,
+        description="Bits a weight of the experts that write the spikes, as detection names them; null: as all others.",
+    )
     limit: Annotated[int, Field(ge=1, le=127)] | None = Field(
         default=None, description="Largest magnitude of an 8-bit code: 63 keeps CPUs without VNNI from saturating."
     )
@@ -159,7 +164,7 @@ class CalibrationSpec(Section):
     column: str | None = Field(
         default=None, min_length=1, description="The column of a file or data set that is read; null finds the text."
     )
-    sequences: int = Field(default=16, ge=1, le=2**16, description="Number of sequences.")
+    sequences: int = Field(default=16, ge=1, le=MOST_SEQUENCES, description="Number of sequences.")
     length: int = Field(default=1024, ge=16, le=LONGEST, description="Tokens a sequence.")
     seed: Seed = Field(default=0, description="Seed of the order of a data set, and of text that the model writes.")
     bos: Literal["auto", "always", "never"] = Field(
@@ -223,12 +228,18 @@ class Recipe(Section):
         return self
 
     def digest(self) -> str:
-        """sha256 (hexadecimal) of the recipe as JSON with sorted keys and no spaces, without a null budget or column,
-        the usual proof, and spike units where there are none."""
+        """sha256 (hexadecimal) of the recipe as JSON with sorted keys and no spaces, without the usual proof and keys
+        that came later and ask for nothing."""
         data = self.model_dump(mode="json")
         if self.proof == Proof():
             del data["proof"]
-        for section, key in (("weights", "budget"), ("calibration", "column"), ("activations", "spikes")):
+        later = (
+            ("weights", "budget"),
+            ("weights", "super_experts"),
+            ("calibration", "column"),
+            ("activations", "spikes"),
+        )
+        for section, key in later:
             if not data[section][key]:  # figures are kept by digest, and some are older than these keys
                 del data[section][key]
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))

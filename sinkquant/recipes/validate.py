@@ -25,6 +25,8 @@ def problems(recipe: Recipe) -> tuple[str, ...]:
         _rotation_without_folding(recipe),
         _limit_without_int8(recipe),
         _budget_without_room(recipe),
+        _super_experts_without_room(recipe),
+        _super_experts_without_detection(recipe),
         _not_held(recipe),
     )
     return tuple(sentence for sentence in found if sentence)
@@ -77,4 +79,26 @@ def _budget_without_room(recipe: Recipe) -> str | None:
     return (
         f"weights.budget is {budget:g} but weights.bits is {bits} already: "
         f"set weights.budget above {bits} and at most 8, or to null."
+    )
+
+
+def _super_experts_without_room(recipe: Recipe) -> str | None:
+    asked, bits = recipe.weights.super_experts, recipe.weights.bits
+    if asked is not None and recipe.weights.budget is not None:
+        return (
+            "weights.budget raises what the measured loss asks for, super experts or others: "
+            "set weights.budget=null or weights.super_experts=null."
+        )
+    if asked is None or bits < asked:
+        return None
+    remedy = "to null" if bits == 16 else f"above {bits}, or to null"
+    return f"weights.super_experts is {asked} but weights.bits is {bits} already: set weights.super_experts {remedy}."
+
+
+def _super_experts_without_detection(recipe: Recipe) -> str | None:
+    if recipe.weights.super_experts is None or recipe.sinks.prefix == "auto" or recipe.sinks.exclude:
+        return None
+    return (
+        "weights.super_experts needs detection, which sinks.exclude=false leaves out beside such a sinks.prefix: "
+        "set sinks.exclude=true or weights.super_experts=null."
     )

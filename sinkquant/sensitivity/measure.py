@@ -95,10 +95,11 @@ def rounded(
     with ExitStack() as restore:
         for name in site.linears:
             module, scheme = model.get_submodule(name), schemes[name]
+            if scheme.weight is None:  # it stays as it is
+                continue
             weight, bias = module.weight, module.bias
             assert isinstance(weight, nn.Parameter)
             assert bias is None or isinstance(bias, Tensor)
-            assert scheme.weight is not None
             changed = round_to_nearest(weight, scheme.weight, search=search).dequantized().to(weight.dtype)
             restore.callback(setattr, module, "weight", weight)
             module.weight = nn.Parameter(changed, requires_grad=False)

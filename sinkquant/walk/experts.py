@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sinkquant.models.experts import everyone, parted
 from sinkquant.models.roles import Site
-from sinkquant.walk.walk import BlockRun, look_in
+from sinkquant.walk.walk import BlockRun, look_in, real_rows
 
 FEW = 1.0  # tokens an input channel: a Hessian of fewer has no full rank
 
@@ -50,12 +50,13 @@ def _place(run: BlockRun, site: Site) -> tuple[str, ...]:
 
 
 def tokens_of(run: BlockRun, experts: str) -> Tensor:
-    """How many tokens choose each expert of module `experts`, (E,) int64; found once a block."""
+    """How many real tokens choose each expert of module `experts`, (E,) int64; found once a block."""
     if experts not in run.routed:
         counts = torch.zeros(len(parted(run.inside(experts))) + 1, dtype=torch.int64)
 
-        def count(_: int, args: tuple[Tensor, ...]) -> None:
-            chosen = args[1].flatten().clamp_max(len(counts) - 1).cpu()
+        def count(batch: int, args: tuple[Tensor, ...]) -> None:
+            real = real_rows(args[1], run.masks[batch])
+            chosen = args[1][real].flatten().clamp_max(len(counts) - 1).cpu()
             counts.add_(torch.bincount(chosen, minlength=len(counts)))
 
         look_in(run, {experts: count})

@@ -42,7 +42,7 @@ VALUES = [
     (
         "weights=4",
         "weights is 4 but must be a section with the keys bits, budget, group_size, symmetric, method, clip, damping, "
-        "sweeps, act_order, head_bits, embedding_bits and limit.",
+        "sweeps, act_order, head_bits, embedding_bits, super_experts and limit.",
     ),
     *(
         (

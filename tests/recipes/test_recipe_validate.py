@@ -25,6 +25,7 @@ CONTRADICTIONS = [
     ("w8a8", ["weights.bits=4"], "weights.bits=4: set weights.bits=8"),
     ("w8a8", ["activations.bits=16"], "activations.bits=16: set activations.bits=8"),
     ("w8a8", ["activations={bits: 4, mode: static}"], "activations.bits=4: set activations.bits=8"),
+    ("w4a16", ["weights.super_experts=8"], "weights.super_experts=8: set weights.super_experts=null"),
     ("w4a16", ["weights.bits=3"], "weights.bits=3: set weights.bits=4"),
     ("w4a16", ["weights.bits=16"], "weights.bits=16: set weights.bits=4"),
     ("w4a16", ["weights.symmetric=false"], "weights.symmetric=false: set weights.symmetric=true"),
@@ -60,6 +61,8 @@ def test_target_sink_aware_is_a_remedy(name: str, overrides: list[str], message:
         ("w4a16", ["weights.budget=5"]),
         ("w4a16", ["transforms={fold_norms: false, r1: false, r2: false}"]),
         ("w4a4kv4", ["sinks.prefix=none", "sinks.exclude=false"]),
+        ("w4a4kv4", ["weights.super_experts=16", "sinks.prefix=none"]),
+        ("w4a4kv4", ["weights.super_experts=4", "weights.bits=3"]),
     ],
 )
 def test_what_is_allowed(name: str, overrides: list[str]) -> None:
@@ -99,6 +102,39 @@ def test_a_limit_needs_int8_weights() -> None:
     ],
 )
 def test_a_budget_needs_room(name: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(name, overrides)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        (
+            "w8a8-static",
+            ["weights.super_experts=8"],
+            "weights.super_experts is 8 but weights.bits is 8 already: set weights.super_experts above 8, or to null.",
+        ),
+        (
+            "kv4",
+            ["weights.super_experts=16"],
+            "weights.super_experts is 16 but weights.bits is 16 already: set weights.super_experts to null.",
+        ),
+        (
+            "w4a8kv4",
+            ["weights.super_experts=8", "weights.budget=5"],
+            "weights.budget raises what the measured loss asks for, super experts or others: "
+            "set weights.budget=null or weights.super_experts=null.",
+        ),
+        (
+            "w4a8kv4",
+            ["weights.super_experts=8", "sinks.prefix=[1]", "sinks.exclude=false"],
+            "weights.super_experts needs detection, which sinks.exclude=false leaves out beside such a sinks.prefix: "
+            "set sinks.exclude=true or weights.super_experts=null.",
+        ),
+    ],
+)
+def test_super_experts_need_room_and_detection(name: str, overrides: list[str], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         load_recipe(name, overrides)
     assert str(caught.value) == message

@@ -10,14 +10,15 @@ from sinkquant.models.experts import part_experts
 from sinkquant.models.trace import trace_roles
 from sinkquant.sinks.build import build_report
 from sinkquant.sinks.report import SinkReport, Verdict
-from tests.planted_experts import BLOCK, BOS, CHANNEL, EXPERT, NEURON, WEIGHT, planted, text
+from tests import tiny
+from tests.planted_experts import BLOCK, CHANNEL, EXPERT, NEURON, WEIGHT, planted, text
 
 
-def detect(family: str, writer: str = "expert", *, apart: bool = False) -> SinkReport:
+def detect(family: str, writer: int | str = EXPERT, *, apart: bool = False) -> SinkReport:
     model = planted(family, writer=writer)
     if apart:
         part_experts(model)
-    tokenizer = SimpleNamespace(bos_token_id=BOS, eos_token_id=2, decode=lambda ids: f"<{ids[0]}>")
+    tokenizer = SimpleNamespace(bos_token_id=tiny.BOS, eos_token_id=tiny.EOS, decode=lambda ids: f"<{ids[0]}>")
     held_out = text(2, seed=1)
     return build_report(model, trace_roles(model), tokenizer, text(4), held_out, bos=True, label="planted", digest="d")
 
