@@ -60,8 +60,9 @@ class Portable(Format):
     def experts(self, model: Any) -> Collection[str] | None:
         """Those that lie on disk one by one; transformers would not find packed ones in a fused tensor."""
         from sinkquant.models.merged import stored_apart
+        from sinkquant.models.stand_ins import replaceable
 
-        return stored_apart(model)
+        return [*stored_apart(model), *replaceable(model)]
 
     def refuses(self, recipe: Any, model: Any, roles: Roles) -> str | None:
         """Where stock loaders have no place for packed weights, or look for float ones."""

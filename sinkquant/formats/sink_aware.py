@@ -133,6 +133,7 @@ def _facts(plan: Planned, facts: Mapping[str, Any]) -> dict[str, Any]:
 def _quantization(model: Any, roles: Roles, plan: Planned) -> SinkquantQuantization:
     from sinkquant.formats.write import linear_schemes
     from sinkquant.models.experts import parted_experts
+    from sinkquant.models.stand_ins import stand_ins
     from sinkquant.runtime.config import SinkquantQuantization
     from sinkquant.runtime.embedding import QuantizedEmbedding
     from sinkquant.runtime.kv import scheme_of
@@ -149,7 +150,7 @@ def _quantization(model: Any, roles: Roles, plan: Planned) -> SinkquantQuantizat
         final_norm=roles.final_norm.name if roles.final_norm else None,
         untied_head=not getattr(model.config, "tie_word_embeddings", False),
         positions=_positions(plan, roles),
-        experts=parted_experts(model),
+        experts=(*parted_experts(model), *stand_ins(model)),
     )
 
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from sinkquant.formats.format import Change, Planned
 from sinkquant.inputs.batches import Batch
 from sinkquant.models.experts import expert_linears, fused_experts
-from sinkquant.models.merged import divides, merges, splits
+from sinkquant.models.merged import merges, splits
 from sinkquant.models.roles import Roles
 from sinkquant.models.stubs import call_model
 from sinkquant.quantization.scheme import LinearScheme
@@ -30,11 +30,6 @@ def refuses(recipe: Any, model: Any, roles: Roles) -> str | None:
         return (
             "linears of this architecture have a class of their own (as GPT-2's Conv1D), where stock loaders put no "
             "packed weights: use a sink-aware recipe, such as --recipe w8a8-static or w4a8kv4."
-        )
-    if divides(model):
-        return (
-            "stock transformers takes the experts of this architecture apart when it loads a portable checkpoint, and "
-            "experts in float do not follow: use a sink-aware recipe, such as --recipe w8a8-static or w4a8kv4."
         )
     if splits(model):
         return (

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from sinkquant.models.stand_ins import put_stand_ins, stand_ins
+
 NAME = "sinkquant"
 INPUTS, GATE, UP, OUTPUT = "gate_up_proj", "gate_proj", "up_proj", "down_proj"
 
@@ -70,7 +72,7 @@ def part_experts(model: Any, names: Collection[str] | None = None) -> list[str]:
         found[name].config._experts_implementation = NAME  # type: ignore[union-attr]
     if chosen:
         ALL_EXPERTS_FUNCTIONS.register(NAME, run_experts)
-    return chosen
+    return chosen + put_stand_ins(model, names)
 
 
 @torch.no_grad()
@@ -137,12 +139,12 @@ def parted_experts(model: nn.Module) -> tuple[str, ...]:
 
 
 def expert_linears(model: nn.Module) -> list[str]:
-    """By name the linears of experts that were taken apart, rounded or not."""
+    """By name the linears of experts that were taken apart or replaced, rounded or not."""
     return [
-        f"{name}.{number}.{part}"
-        for name in parted_experts(model)
-        for number, expert in enumerate(parted(model.get_submodule(name)))
-        for part, _ in expert.named_children()
+        f"{name}.{path}"
+        for name in (*parted_experts(model), *stand_ins(model))
+        for path, module in model.get_submodule(name).named_modules()
+        if hasattr(module, "in_features")
     ]
 
 

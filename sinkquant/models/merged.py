@@ -17,9 +17,9 @@ from transformers.core_model_loading import (
     WeightRenaming,
     WeightTransform,
 )
-from transformers.quantizers.base import MODULES_TO_PATCH_FOR_QUANTIZATION
 
 from sinkquant.models.experts import GATE, INPUTS, OUTPUT, UP, fused_experts
+from sinkquant.models.stand_ins import replaceable
 
 LINEARS = {INPUTS: (GATE, UP), UP: (UP,), OUTPUT: (OUTPUT,)}  # what a fused parameter of experts is merged from
 
@@ -40,11 +40,6 @@ def splits(model: PreTrainedModel) -> bool:
     has such a tensor or not.
     """
     return any(isinstance(rule, WeightConverter) and len(rule.target_patterns) > 1 for rule in _rules(model))
-
-
-def divides(model: PreTrainedModel) -> bool:
-    """Whether transformers takes some of the model's experts apart for a portable checkpoint, and so renames them."""
-    return any(type(module).__name__ in MODULES_TO_PATCH_FOR_QUANTIZATION for module in model.modules())
 
 
 def stored_apart(model: PreTrainedModel) -> list[str]:
@@ -100,7 +95,7 @@ def names_in_model(config: Any, auto: str, stored: Sequence[str]) -> tuple[dict[
     rules = names_apart(_rules(model))
     names = {name: _renamed(f"{name}.weight", rules).removesuffix(".weight") for name in stored}
     held = {own.rsplit(".", 2)[0] for own in names.values() if own.count(".") > 1}
-    return names, tuple(name for name in stored_apart(model) if name in held)
+    return names, tuple(name for name in (*stored_apart(model), *replaceable(model)) if name in held)
 
 
 def _rules(model: PreTrainedModel) -> list[WeightTransform]:

@@ -9,10 +9,12 @@ from torch import Tensor
 def ordinary_rows(rows: Tensor, real: Tensor, threshold: float) -> Tensor:
     """(tokens,) bool: which of `rows` (tokens, width) are no sinks, at most `threshold` times the median real row.
 
-    A row's size is its largest magnitude; `real` (tokens,) bool marks what is no padding.
+    A row's size is its largest magnitude; `real` (tokens,) bool marks what is no padding. Rows of zeros do not count:
+    experts are handed them for tokens that others compute.
     """
     size = rows.abs().amax(-1).float()
-    return size <= threshold * size[real].median()
+    counted = size[real & (size > 0)]
+    return size <= threshold * (counted if len(counted) else size).median()
 
 
 def without_sinks(rows: Tensor, threshold: float) -> Tensor:

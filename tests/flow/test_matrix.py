@@ -40,8 +40,8 @@ MODELS: dict[str, tuple[str, ...]] = {
     "qwen2_moe": ("w4a8kv4", "w8a8"),  # a shared expert behind a gate
     "deepseek_v3": ("w8a8",),  # chosen by group, the first block without experts
     "olmoe": ("w4a16",),  # every linear and every expert in one group
-    "granitemoe": ("w4a16",),  # experts that lie fused on disk
-    "gpt_oss": ("w8a8-static",),  # transposed experts with biases, learned sinks
+    "llama4_text": ("w8a8-static", "w8a8"),  # experts that compute rows of zeros for others' tokens
+    "gpt_oss": ("w8a8-static", "w8a8"),  # transposed experts with biases, in one tensor on disk; learned sinks
     "gemma2": ("w4a8kv4",),  # softcapped logits, offset norms
     "minicpm3": ("w4a8kv4",),  # keys and values of two sizes
     "olmo": ("w8a8-static",),  # norms without weights: no parameter would be left
@@ -54,7 +54,6 @@ MODELS: dict[str, tuple[str, ...]] = {
 }
 REFUSED = {
     ("modernbert-decoder", "w4a16", "portable"): "looks for the float weight of every linear",
-    ("llama4_text", "w8a8", "portable"): "takes the experts of this architecture apart",
     ("gpt2", "w8a8", "portable"): "linears of this architecture have a class of their own",
 }
 
