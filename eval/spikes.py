@@ -10,14 +10,9 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from eval.runs import RESULTS, Row, Subject, keep, parse, read, write
+from eval.bench import Bench, load, quantized
+from eval.runs import RESULTS, Row, keep, parse, read, write
 from sinkquant.recipes.plain import NO_SINKS, NO_TRANSFORMS
 
 UNROUTED = ("activations.route=null",)
@@ -39,69 +34,15 @@ PREFIX = {"smollm2": (216,), "gemma3": (2,), "stories260k": ()}  # what detectio
 BOS = {"gemma3": "BOS in front of every text, or as the prefix"}
 
 
-@dataclass(frozen=True)
-class Bench:
-    """A model in memory with the tokens it is calibrated and scored on, (N, T) both, without the BOS `begin`."""
-
-    name: str
-    model: Any
-    ids: Tensor
-    windows: Tensor
-    begin: int | None
-
-
-def load(name: str, subject: Subject, size: tuple[int, int], tokens: int) -> Bench:
-    """The model in float32, beginnings of its texts."""
-    from sinkquant.evaluation.windows import text_windows
-    from sinkquant.inputs.bos import bos_policy
-    from sinkquant.models.load import load_model, load_tokenizer
-    from sinkquant.models.source import resolve
-
-    source = resolve(subject.model)
-    tokenizer = load_tokenizer(source)
-    network = load_model(source, dtype=torch.float32).requires_grad_(False)
-    sequences, length = size
-
-    def cut(path: Any, window: int, most: int) -> Tensor:
-        return text_windows(path.read_text(encoding="utf-8")[: 20 * most], tokenizer, window=window, max_tokens=most)
-
-    scored = cut(subject.text, min(512, tokens), tokens)
-    begin = tokenizer.bos_token_id if bos_policy(subject.bos, tokenizer) else None
-    return Bench(name, network, cut(subject.calibration, length, sequences * length), scored, begin)
-
-
 def measure(bench: Bench, recipe: str, overrides: tuple[str, ...]) -> Row:
     """Quantize a copy of the model and compare it with the model."""
-    from sinkquant.evaluation.compare import compare
-    from sinkquant.flow.blocks import quantize_blocks
-    from sinkquant.flow.plan import make_plan, weight_shapes
-    from sinkquant.flow.session import Session
-    from sinkquant.flow.transform import transform
-    from sinkquant.formats.finished import Unfinished
-    from sinkquant.inputs.batches import Batch, Batches
-    from sinkquant.inputs.bos import in_front
-    from sinkquant.models.trace import trace_roles
     from sinkquant.recipes import load_recipe
     from sinkquant.runtime.linear import QuantizedLinear
-    from sinkquant.tasks.causal_lm import CAUSAL_LM
-    from sinkquant.tasks.task import Data
 
-    chosen, network, start = load_recipe(recipe, overrides), deepcopy(bench.model), time.perf_counter()
-    batches = Batches((Batch({"input_ids": bench.ids}),), "calibration")
-    roles = trace_roles(network)
+    chosen, start = load_recipe(recipe, overrides), time.perf_counter()
     prefix = PREFIX[bench.name] if chosen.sinks.prefix == "auto" else ()
-    begin = None if bench.begin in prefix else bench.begin
-    session = Session(network, roles, CAUSAL_LM, None, bench.name, None, Data(batches, batches), {}, begin)
-    plan = make_plan(chosen, prefix, roles, weight_shapes(network, roles), None)
-    transform(session, plan)
-    with Unfinished() as stores:
-        quantize_blocks(
-            session, plan, stores.open({"case": [recipe, *overrides], "time": time.time()}), lambda *_: None
-        )
-        stores.clear()
+    network, found = quantized(bench, chosen, prefix)
     linears = [module for module in network.modules() if isinstance(module, QuantizedLinear)]
-    windows = (in_front(bench.windows, bos) for bos in (bench.begin, begin))
-    found = compare(bench.model, network, *windows)
     return {
         **found.model_dump(mode="json"), "prefix": list(prefix), "seconds": time.perf_counter() - start,
         "spikes": sum(linear.scheme.spikes for linear in linears) / len(linears),

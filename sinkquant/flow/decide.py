@@ -31,7 +31,7 @@ def decide(session: Session, recipe: Recipe, report: SinkReport | None, revise: 
     prefix = prefix_of(recipe, report)
     shapes = weight_shapes(session.model, session.roles)
     plan = make_plan(recipe, prefix, session.roles, shapes, no_prefix(session, prefix))
-    plan = keep_super_experts(plan, report, shapes)
+    plan = keep_super_experts(plan, () if report is None else report.super_experts, shapes)
     plan = loadable(plan, session.model, session.roles, shapes, session.task.probe(session.model))
     plan = replace(plan, notes=(*why, *session.data.notes, *plan.notes))
     threshold = session.threshold if report is None else report.threshold

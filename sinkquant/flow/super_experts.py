@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sinkquant.flow.plan import Plan, Shapes, count, raised
-from sinkquant.sinks.report import SinkReport
+from sinkquant.sinks.report import SuperExpert
 
 
-def keep_super_experts(plan: Plan, report: SinkReport | None, shapes: Shapes) -> Plan:
-    """The plan with the bits of `weights.super_experts` for all linears of those that the report names."""
-    bits, found = plan.recipe.weights.super_experts, () if report is None else report.super_experts
+def keep_super_experts(plan: Plan, found: Sequence[SuperExpert], shapes: Shapes) -> Plan:
+    """The plan with the bits of `weights.super_experts` for all linears of those that detection `found`."""
+    bits = plan.recipe.weights.super_experts
     if bits is None:
         return plan
     inside = tuple(f"{one.module}.{one.expert}." for one in found)
