@@ -25,7 +25,7 @@ def compare(model: Any, folder: Path, tokens: int = 33) -> list[dict[str, Any]]:
     """
     from safetensors.torch import load_file
 
-    from sinkquant.transforms.hadamard import fast_hadamard, fast_hadamard_transpose
+    from sinkquant.hadamard.transform import fast_hadamard, fast_hadamard_transpose
 
     stored = {n: t for path in sorted(folder.glob("*.safetensors")) for n, t in load_file(path).items()}
     fused = model.packed_modules_mapping

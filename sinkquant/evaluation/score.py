@@ -94,16 +94,20 @@ def score(
     who: str = "the model",
     metrics: Sequence[str] = (),
     reference: Iterable[Tensor] | None = None,
+    kept: list[Tensor] | None = None,
 ) -> Score:
     """Score one model on `batches`.
 
     `who` is what a message calls the model; `metrics` are measured beside the loss. `reference` are the answers of the
-    float model, in the same parts; without them metrics that compare with it are left out.
+    float model, in the same parts; without them metrics that compare with it are left out. The float model itself is
+    held against its own answers, which are put into `kept`, to be the `reference` later.
     Errors: `SinkquantError` where the model's output is not finite.
     """
     tally, expected = Tally(list(dict.fromkeys([LOSS, *metrics]))), iter(reference if reference is not None else ())
     for sample, answers, labels in places(task, model, batches, progress):
-        tally.add(answers, labels, next(expected, None))
+        if kept is not None:
+            kept.append(answers)
+        tally.add(answers, labels, next(expected, None) if kept is None else answers)
         require_finite(tally.last(LOSS) if labels is not None else answers, who, sample)
     loss, figures = tally.total(LOSS), tally.figures
     nll = None if loss is None else float(loss.mean())
@@ -128,11 +132,6 @@ def places(
             progress(done, total)
     if gathered:
         yield 0, torch.cat(gathered), None
-
-
-def answers_of(task: Task, model: Any, batches: Batches) -> list[Tensor]:
-    """What a model answers, to be a `reference` later."""
-    return [answers for _, answers, _ in places(task, model, batches)]
 
 
 def evaluate_one(

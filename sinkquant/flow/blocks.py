@@ -38,7 +38,6 @@ def quantize_blocks(session: Session, plan: Plan, store: ResumeStore, tell: Prog
     if start:
         tell(start, len(roles.blocks))
     walk = Walk(model, roles, session.calibration)
-    alone = not walk.shares  # what finished blocks would hand on beside the stream is not stored
 
     def visit(run: BlockRun) -> list[Tensor]:
         outputs = quantize_block(model, run, plan, session.threshold)
@@ -47,7 +46,7 @@ def quantize_blocks(session: Session, plan: Plan, store: ResumeStore, tell: Prog
             store.remember(_tokens(run.index), lambda: tokens)
             routed.update(tokens)
         schemes = {n: m.scheme.to_dict() for n in run.roles.linears if isinstance(m := _at(model, n), QuantizedLinear)}
-        if alone:
+        if not walk.shares:  # what finished blocks would hand on beside the stream is not stored
             store.save(run.index, dict(run.module.state_dict()), schemes, outputs)
         return outputs
 

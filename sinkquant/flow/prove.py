@@ -14,7 +14,7 @@ from sinkquant.evaluation.metric import METRICS
 from sinkquant.evaluation.nonsense import Reference, refuse_loss, refuse_strange
 from sinkquant.evaluation.probe import take_probe
 from sinkquant.evaluation.reloaded import check_reloaded
-from sinkquant.evaluation.score import RESULT, Score, against_baseline, answers_of, score, side_by_side
+from sinkquant.evaluation.score import RESULT, Score, against_baseline, score, side_by_side
 from sinkquant.flow.plan import Plan
 from sinkquant.flow.session import Session
 from sinkquant.formats.format import FORMATS
@@ -52,8 +52,8 @@ def take_baseline(session: Session, plan: Plan) -> Baseline:
     task, model = session.task, session.model
     batches = task.begun(session.data.held_out, session.data.begin)
     metrics = metrics_of(plan.recipe.proof, session)
-    answers = answers_of(task, model, batches) if task.keeps_answers else None
-    return Baseline(score(task, model, batches, metrics=metrics, reference=answers), answers)
+    answers: list[Tensor] | None = [] if task.keeps_answers else None
+    return Baseline(score(task, model, batches, metrics=metrics, kept=answers), answers)
 
 
 def prove(

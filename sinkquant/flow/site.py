@@ -17,6 +17,7 @@ from sinkquant.errors import SinkquantError
 from sinkquant.flow.plan import Plan
 from sinkquant.flow.spikes import choose_spikes
 from sinkquant.formats.format import FORMATS
+from sinkquant.hadamard.transform import fast_hadamard
 from sinkquant.models.roles import Site
 from sinkquant.quantization.activations import dynamic_clip, output_error, static_range, token_ranges
 from sinkquant.quantization.grid import fake_quantize
@@ -25,9 +26,8 @@ from sinkquant.rounding.method import METHODS, Method, require_form
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import replace_module
 from sinkquant.runtime.spikes import split_weight, without_spikes
-from sinkquant.sinks.rows import ordinary_rows, without_sinks
-from sinkquant.transforms.hadamard import fast_hadamard
 from sinkquant.walk.experts import seen_by_enough
+from sinkquant.walk.rows import ordinary_rows, without_sinks
 from sinkquant.walk.statistics import Mean, Peaks, Sample, Statistic
 from sinkquant.walk.walk import BlockRun, capture_inputs
 

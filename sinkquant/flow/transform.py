@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
-
-import torch
-from torch import nn
 
 from sinkquant.errors import SinkquantError
 from sinkquant.evaluation.difference import difference
@@ -15,16 +12,13 @@ from sinkquant.flow.plan import Plan
 from sinkquant.flow.session import Session
 from sinkquant.inputs.batches import Batch
 from sinkquant.models.attention import NAME, own_attention, register, taps
-from sinkquant.models.roles import Roles, SiteKind
-from sinkquant.quantization.scheme import KVScheme, LinearScheme
-from sinkquant.runtime.kv import install, prepend, scheme_of
-from sinkquant.runtime.linear import QuantizedLinear
-from sinkquant.runtime.modules import replace_module
-from sinkquant.runtime.positions import install_positions
+from sinkquant.models.roles import SiteKind
+from sinkquant.runtime.kv import prepend, scheme_of
 from sinkquant.transforms.apply import Keys, Step, fused_steps
-from sinkquant.transforms.hadamard import fast_hadamard
+from sinkquant.transforms.attention import install_exact
 from sinkquant.transforms.positions import cut, refuse_cut, turn, turned
 from sinkquant.transforms.prefix import prefix_states, refuse_prefix
+from sinkquant.transforms.rotate import rotate_online
 from sinkquant.transforms.smoothing import smooth
 
 R3: Keys = ("transforms.r3",)
@@ -43,14 +37,14 @@ def no_prefix(session: Session, prefix: tuple[int, ...]) -> str | None:
     few = task.few(session.data.calibration)
     with own_attention(model):
         before = task.alone(model, few, prefix)
-    with turned(model, roles.positions, len(prefix)), own_attention(model):
-        try:
-            modules = [model.get_submodule(block.attention.module) for block in roles.blocks if block.attention]
-            states = dict(zip(modules, prefix_states(model, roles, prefix), strict=True))
-        except Exception:  # from a model's code, to which nothing is at a position before the first
-            return "the model takes no positions in front of the text"
-        with taps(modules, lambda module, call: prepend(call, *states[module])):
-            error = difference(task.alone(model, few), before)
+        with turned(model, roles.positions, len(prefix)):
+            try:
+                modules = [model.get_submodule(block.attention.module) for block in roles.blocks if block.attention]
+                states = dict(zip(modules, prefix_states(model, roles, prefix), strict=True))
+            except Exception:  # from a model's code, to which nothing is at a position before the first
+                return "the model takes no positions in front of the text"
+            with taps(modules, lambda module, call: prepend(call, *states[module])):
+                error = difference(task.alone(model, few), before)
     if not error <= TOLERANCE:
         return f"as a constant it gives other logits than in front of the text, {error:.1e} of their scale apart"
     return None
@@ -70,13 +64,13 @@ def transform(session: Session, plan: Plan) -> float:
         register()
         model.set_attn_implementation(NAME)
     turn(model, roles.positions, len(plan.prefix))
-    _install_attention(model, roles, plan)
+    install_exact(model, roles, plan.kv, plan.prefix)
     state = look(model, few)
     _check_attention(difference(state, before), plan)
     errors: dict[Keys, float] = {}
     for keys, step in _steps(session, plan):
         step()
-        _install_attention(model, roles, plan, rotate=keys == R3 or R3 in errors)
+        install_exact(model, roles, plan.kv, plan.prefix, rotate=keys == R3 or R3 in errors)
         after = look(model, few)
         errors[keys] = difference(after, state)
         state = after
@@ -119,37 +113,6 @@ def _steps(session: Session, plan: Plan) -> Iterator[Step]:
     rotated = {name for name, scheme in plan.linears.items() if scheme.rotate}
     for key, names in (("transforms.inputs", rotated - down), ("transforms.r4", rotated & down)):
         if names:
-            yield (key,), partial(_rotate_online, model, names)
+            yield (key,), partial(rotate_online, model, names)
     if any(scheme_of(plan.kv, attention).rotate for block in roles.blocks for attention in block.attentions):
         yield R3, lambda: None  # by the attention
-
-
-def _install_attention(model: nn.Module, roles: Roles, plan: Plan, *, rotate: bool = False) -> None:
-    """R3, with `rotate`, and the prefix, computed from the weights as they are now."""
-    for attention in (attention for block in roles.blocks for attention in block.attentions):
-        module = model.get_submodule(attention.module)
-        module._buffers.pop("sink_key", None)
-        module._buffers.pop("sink_value", None)
-        install(module, _exact(scheme_of(plan.kv, attention), module, rotate), None, None)
-    if not plan.prefix:
-        return
-    modules = [model.get_submodule(block.attention.module) for block in roles.blocks if block.attention is not None]
-    for module, (key, value) in zip(modules, prefix_states(model, roles, plan.prefix), strict=True):
-        install(module, _exact(plan.kv, module, rotate), key, value)
-    if roles.positions is None or roles.positions.counted:
-        install_positions(model)
-
-
-def _exact(scheme: KVScheme, module: nn.Module, rotate: bool) -> KVScheme:
-    """The scheme without its quantization, and without transforms that the module does not have yet."""
-    return KVScheme(rotate=rotate and scheme.rotate, balance=scheme.balance and hasattr(module, "key_transform"))
-
-
-def _rotate_online(model: nn.Module, names: Iterable[str]) -> None:
-    """R4 and its like: the rotation of the input stays online, its inverse goes into the weight."""
-    for name in names:
-        linear = model.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        with torch.no_grad():
-            linear.weight.copy_(fast_hadamard(linear.weight.double()))
-        replace_module(model, name, QuantizedLinear.from_linear(linear, LinearScheme(None, None, rotate=True), None))

@@ -37,10 +37,12 @@ def teacher_of(session: Session, spec: Tuning) -> Teacher:
 
 def tune(session: Session, teacher: Teacher, spec: Tuning, tell: Progress) -> dict[str, Any] | str:
     """Distil the quantized model towards `teacher`; what came of it, or why it was left out."""
-    end = ending(session.model, session.roles, session.task.few(session.calibration))
-    if end is None:
-        return "left out: what the model answers are no logits behind one stack of blocks"
-    walk = Walk(session.model, session.roles, teacher.batches, tokens=spec.length)
-    run = Distillation(session.model, session.roles, walk, teacher.states, end)
-    with own_attention(session.model, session.roles.attends), torch.enable_grad():
+    model, roles = session.model, session.roles
+    with own_attention(model, roles.attends), torch.enable_grad():
+        end = ending(model, roles, session.task.few(session.calibration))
+        if end is None:
+            return "left out: what the model answers are no logits behind one stack of blocks"
+        walk = Walk(model, roles, teacher.batches, tokens=spec.length)
+        walk.begin(roles.stacks[0])
+        run = Distillation(model, roles, walk, teacher.states, end)
         return vars(distill(run, teacher.held_out, spec, tell))

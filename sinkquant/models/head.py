@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from sinkquant.inputs.batches import Batch
-from sinkquant.models.attention import own_attention
 from sinkquant.models.roles import Roles
 from sinkquant.models.stream import Stream
 from sinkquant.models.stubs import Forward, call_model, stand_ins
@@ -56,7 +55,7 @@ class Head:
 
         hook = self.last.register_forward_hook(keep)
         try:
-            with torch.no_grad(), own_attention(self.model, self.roles.attends):
+            with torch.no_grad():
                 logits = getattr(call_model(self.model, few), "logits", None)
                 if (
                     logits is None
@@ -102,7 +101,7 @@ class Ending:
             lambda _module, _arguments, output: seen.append(last.stream.given(output))
         )
         try:
-            with torch.no_grad(), own_attention(self.model, self.roles.attends):
+            with torch.no_grad():
                 logits = getattr(call_model(self.model, few), "logits", None)
         finally:
             hook.remove()

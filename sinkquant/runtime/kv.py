@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from sinkquant.hadamard.transform import fast_hadamard
 from sinkquant.models.attention import TAPS, AttentionCall
 from sinkquant.models.roles import Attention, AttentionKind
 from sinkquant.quantization.kv import KVGrid
 from sinkquant.quantization.scheme import KVScheme
-from sinkquant.transforms.hadamard import fast_hadamard
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from sinkquant.hadamard.transform import fast_hadamard
 from sinkquant.quantization.activations import token_ranges
 from sinkquant.quantization.grid import fake_quantize
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme
@@ -19,7 +20,6 @@ from sinkquant.runtime.codes import CodedModule
 from sinkquant.runtime.routing import outlier_rows, routing_limit
 from sinkquant.runtime.shared import Ready, SharedInputs
 from sinkquant.runtime.spikes import split_weight, spread_columns, without_spikes
-from sinkquant.transforms.hadamard import fast_hadamard
 
 if TYPE_CHECKING:
     from sinkquant.runtime.kernels.base import Kernel

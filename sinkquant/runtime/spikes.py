@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sinkquant.transforms.hadamard import fast_hadamard, fast_hadamard_transpose
+from sinkquant.hadamard.transform import fast_hadamard, fast_hadamard_transpose
 
 
 def without_spikes(x: Tensor, index: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sinkquant.hadamard.transform import fast_hadamard
 from sinkquant.inputs.batches import Batch
 from sinkquant.models.attention import own_attention
 from sinkquant.models.head import ROWS, Head
@@ -23,8 +24,7 @@ from sinkquant.models.roles import Roles, Site
 from sinkquant.progress import Progress
 from sinkquant.quantization.scheme import LinearScheme
 from sinkquant.quantization.weights import round_to_nearest
-from sinkquant.sinks.rows import ordinary_rows
-from sinkquant.transforms.hadamard import fast_hadamard
+from sinkquant.walk.rows import ordinary_rows
 from sinkquant.walk.statistics import Mean
 from sinkquant.walk.walk import BlockRun, Walk, run_and_show
 

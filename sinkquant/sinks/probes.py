@@ -37,7 +37,8 @@ class Probes:
 
 def make_probes(ids: Tensor, bos_id: int | None, eos_id: int | None, bos: bool) -> Probes:
     """Probes of windows `ids` (N, T) without BOS; with `bos` every plain sequence begins with it."""
-    plain = in_front(ids[:, :-1], bos_id) if bos and bos_id is not None else ids  # the length stays
+    begun = in_front(ids[:, :-1], bos_id)  # the length stays
+    plain = begun if bos and bos_id is not None else ids
     few = plain[:EXPERIMENTS]
     generator = torch.Generator().manual_seed(0)
     parts = [(Kind.PLAIN, Kind.PLAIN.value, plain)]
@@ -51,7 +52,7 @@ def make_probes(ids: Tensor, bos_id: int | None, eos_id: int | None, bos: bool) 
     permuted = torch.cat([few[:, :1], permuted], dim=1) if bos else permuted
     parts.append((Kind.PERMUTED, Kind.PERMUTED.value, permuted))
     if bos_id is not None and not bos:
-        parts.append((Kind.BOS, Kind.BOS.value, in_front(few[:, :-1], bos_id)))
+        parts.append((Kind.BOS, Kind.BOS.value, begun[:EXPERIMENTS]))
     return Probes(
         torch.cat([rows for _, _, rows in parts]),
         tuple(kind for kind, _, rows in parts for _ in rows),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.errors import SinkquantError
-from sinkquant.models.attention import AttentionCall, own_attention, taps
+from sinkquant.models.attention import AttentionCall, taps
 from sinkquant.models.roles import Roles
 from sinkquant.transforms.positions import turned
 
@@ -33,7 +33,8 @@ def refuse_prefix(roles: Roles) -> str | None:
 def prefix_states(model: nn.Module, roles: Roles, ids: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
     """(key, value) of every block, each (kv heads, P, head dim) float32, in the basis that the attention works in.
 
-    A table of positions is that of the text behind the prefix (`positions.turn`).
+    The model has to run through our attention function. A table of positions is that of the text behind the prefix
+    (`positions.turn`).
     """
     reason = refuse_prefix(roles)
     if reason:
@@ -49,6 +50,6 @@ def prefix_states(model: nn.Module, roles: Roles, ids: tuple[int, ...]) -> list[
     device = next(model.parameters()).device
     table, tokens = roles.positions, torch.tensor([ids], device=device)
     where = {} if table is not None else {"position_ids": torch.arange(-len(ids), 0, device=device)[None]}
-    with taps(modules, keep), own_attention(model), torch.no_grad(), turned(model, table, -len(ids)):
+    with taps(modules, keep), torch.no_grad(), turned(model, table, -len(ids)):
         model(input_ids=tokens, use_cache=False, **where)
     return [found[module] for module in modules]

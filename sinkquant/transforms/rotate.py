@@ -6,10 +6,16 @@ the activations stays online, the one of the weights is fused. R3 changes no wei
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
+from sinkquant.hadamard.transform import fast_hadamard
 from sinkquant.models.roles import Attention, Stack
+from sinkquant.quantization.scheme import LinearScheme
+from sinkquant.runtime.linear import QuantizedLinear
+from sinkquant.runtime.modules import replace_module
 from sinkquant.transforms.rotation import Rotation
 
 ROWS = 8192  # rows rotated at a time: the float64 copies of a whole embedding would outweigh the model
@@ -74,3 +80,13 @@ def rotate_values(model: nn.Module, attention: Attention, rotation: Rotation) ->
             value.bias.copy_(rotation.apply(value.bias.double().reshape(-1, size)).reshape(-1))
         heads = output.weight.double().reshape(output.out_features, -1, size)  # (out, heads, d)
         output.weight.copy_(rotation.apply(heads).reshape(output.out_features, -1))
+
+
+def rotate_online(model: nn.Module, names: Iterable[str]) -> None:
+    """R4 and its like: the rotation of the input stays online, its inverse goes into the weight."""
+    for name in names:
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        with torch.no_grad():
+            linear.weight.copy_(fast_hadamard(linear.weight.double()))
+        replace_module(model, name, QuantizedLinear.from_linear(linear, LinearScheme(None, None, rotate=True), None))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sinkquant.errors import SinkquantError
-from sinkquant.transforms.hadamard import constant, fast_hadamard, fast_hadamard_transpose
+from sinkquant.hadamard.transform import constant, fast_hadamard, fast_hadamard_transpose
 
 
 @dataclass(frozen=True)

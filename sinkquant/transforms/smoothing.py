@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from sinkquant.inputs.batches import Batches
 from sinkquant.models.attention import taps
 from sinkquant.models.roles import Attention, Block, Roles, Site
-from sinkquant.sinks.rows import ordinary_rows
 from sinkquant.transforms.keys import KVMoments, balance_keys
 from sinkquant.transforms.rotation import random_signs
 from sinkquant.transforms.smooth import balance, balance_full, scale_norm, scale_pair, transform_heads
+from sinkquant.walk.rows import ordinary_rows
 from sinkquant.walk.statistics import Sample
 from sinkquant.walk.walk import BlockRun, Walk, run_and_show
 

@@ -89,8 +89,6 @@ class Walk:
         self._arguments: dict[str, list[Arguments]] = {}
         self._real: dict[str, list[Tensor]] = {}
         self._finished: dict[str, list[Tensor]] = {}
-        with own_attention(model, roles.attends):
-            self._begin(roles.stacks[0])
 
     def arguments(self, index: int) -> list[Arguments]:
         """How block `index`, of a stack under way or finished, is called, for every batch, without the stream."""
@@ -113,8 +111,7 @@ class Walk:
         index, total = 0, len(self.roles.blocks)
         with own_attention(self.model, self.roles.attends):
             for stack in self.roles.stacks:
-                if index > 0:
-                    self._begin(stack)
+                self.begin(stack)
                 before = stack.blocks[: max(0, start - index)]
                 again = stack is not self.roles.stacks[-1] and any(block.name in stack.gives for block in before)
                 for block in stack.blocks:
@@ -134,8 +131,8 @@ class Walk:
         if block.name in stack.gives:
             self._finished[block.name] = self.inputs
 
-    def _begin(self, stack: Stack) -> None:
-        """Record how the blocks of `stack` are called."""
+    def begin(self, stack: Stack) -> None:
+        """Record how the blocks of `stack` are called, for a model that runs through our attention function."""
         recording = record_stack(self.model, self.roles, stack, self.batches, self._finished)
         self.inputs = recording.inputs
         self._arguments |= recording.arguments

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, PreTrainedModel
 
 from sinkquant.errors import SinkquantError
+from sinkquant.hadamard.transform import fast_hadamard
 from sinkquant.integrations.vllm.completion import complete, prefix_of
 from sinkquant.integrations.vllm.keys import plain_keys, rotary_frequencies, shift_keys, turns_halves
 from sinkquant.integrations.vllm.names import scheme_of
 from sinkquant.integrations.vllm.rows import put_prefix, token_positions
+from sinkquant.models.attention import own_attention
 from sinkquant.models.trace import trace_roles
 from sinkquant.quantization.scheme import ActivationScheme, KVScheme, LinearScheme, WeightScheme
-from sinkquant.transforms.hadamard import fast_hadamard
 from sinkquant.transforms.prefix import prefix_states
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -55,7 +56,9 @@ def test_shifted_keys_of_a_trained_model(model_folder: Path) -> None:
 
 
 def check_shift(model: PreTrainedModel, ids: tuple[int, ...]) -> None:
-    stored = prefix_states(model, trace_roles(model), ids)
+    roles = trace_roles(model)
+    with own_attention(model):
+        stored = prefix_states(model, roles, ids)
     with torch.no_grad():
         cache = model(input_ids=torch.tensor([ids]), use_cache=True).past_key_values
     for layer, (key, value) in enumerate(stored):

@@ -109,8 +109,8 @@ def test_asymmetric_weights_and_devices_are_refused() -> None:
 @pytest.mark.parametrize("balance", [False, True])
 def test_the_rounded_cache_gives_our_scores(balance: bool) -> None:
     """Plain queries on rounded plain keys score as transformed queries on our runtime's keys."""
+    from sinkquant.hadamard.transform import fast_hadamard
     from sinkquant.runtime.kv import KVStage, by_head
-    from sinkquant.transforms.hadamard import fast_hadamard
 
     scheme = KVScheme(bits=4, rotate=not balance, balance=balance)
     key, value, query = draw(9, 2, 16), draw(9, 2, 16, seed=1), draw(9, 2, 16, seed=2)

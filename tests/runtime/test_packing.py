@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import linear
 
+from sinkquant.hadamard.transform import fast_hadamard
 from sinkquant.quantization.activations import token_ranges
 from sinkquant.quantization.grid import fake_quantize
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
 from sinkquant.quantization.weights import round_to_nearest
 from sinkquant.runtime import packing
 from sinkquant.runtime.linear import QuantizedLinear
-from sinkquant.transforms.hadamard import fast_hadamard
 
 
 @settings(max_examples=40, deadline=None)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sinkquant.hadamard.transform import fast_hadamard
 from sinkquant.quantization.activations import static_range, token_ranges
 from sinkquant.quantization.grid import fake_quantize
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
@@ -21,7 +22,6 @@ from sinkquant.runtime.kernels.selection import Selection
 from sinkquant.runtime.kernels.use import use_kernels
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.spikes import split_weight, without_spikes
-from sinkquant.transforms.hadamard import fast_hadamard
 
 WIDTH, OUT = 64, 24
 SPIKES = torch.tensor([3, 40])

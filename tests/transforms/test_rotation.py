@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinkquant.errors import SinkquantError
-from sinkquant.transforms.hadamard import fast_hadamard
+from sinkquant.hadamard.transform import fast_hadamard
 from sinkquant.transforms.rotation import Rotation
 
 SIZES = [1, 7, 12, 64, 576, 856]

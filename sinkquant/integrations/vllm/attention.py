@@ -13,12 +13,12 @@ from vllm.model_executor.layers.quantization.kv_cache import BaseKVCacheMethod
 from vllm.utils.torch_utils import is_quantized_kv_cache
 
 from sinkquant.errors import SinkquantError
+from sinkquant.hadamard.transform import fast_hadamard
 from sinkquant.integrations.vllm.keys import plain_keys, shift_keys
 from sinkquant.integrations.vllm.rows import put_prefix, token_positions
 from sinkquant.quantization.kv import KVGrid
 from sinkquant.quantization.scheme import KVScheme
 from sinkquant.runtime.kv import balance_shapes, by_head, prefix_shapes
-from sinkquant.transforms.hadamard import fast_hadamard
 
 logger = init_logger(__name__)
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from sinkquant.errors import SinkquantError
+from sinkquant.hadamard.transform import fast_hadamard_transpose
 from sinkquant.quantization.scheme import KVScheme
-from sinkquant.transforms.hadamard import fast_hadamard_transpose
 
 
 def plain_keys(keys: Tensor, scheme: KVScheme, query_transform: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ from vllm.model_executor.layers.linear import LinearMethodBase
 from vllm.model_executor.utils import set_weight_attrs
 
 from sinkquant.errors import SinkquantError
+from sinkquant.hadamard.transform import fast_hadamard
 from sinkquant.integrations.vllm.probe import SAFE, saturates
 from sinkquant.quantization.activations import token_ranges
 from sinkquant.quantization.grid import fake_quantize
@@ -24,7 +25,6 @@ from sinkquant.quantization.weights import QuantizedWeight
 from sinkquant.runtime import packing
 from sinkquant.runtime.routing import routing_limit
 from sinkquant.runtime.spikes import without_spikes
-from sinkquant.transforms.hadamard import fast_hadamard
 
 logger = init_logger(__name__)
 

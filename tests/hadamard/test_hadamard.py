@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinkquant.errors import SinkquantError
-from sinkquant.transforms.hadamard import Factors, _matrices, factor, fast_hadamard, fast_hadamard_transpose
-from sinkquant.transforms.paley import Field, _jacobsthal, paley_field, paley_matrix
+from sinkquant.hadamard.paley import Field, _jacobsthal, paley_field, paley_matrix
+from sinkquant.hadamard.transform import Factors, _matrices, factor, fast_hadamard, fast_hadamard_transpose
 
 PALEY_ORDERS = [4, 12, 20, 28, 36, 44, 60, 68, 76, 100, 108, 140, 148, 180, 244, 344, 924]
 # Widths and feed-forward sizes of real models that are no power of two.

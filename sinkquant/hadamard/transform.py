@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from sinkquant.errors import SinkquantError
-from sinkquant.transforms.paley import paley_field, paley_matrix
+from sinkquant.hadamard.paley import paley_field, paley_matrix
 
 # Axes of at most 64 (a larger core apart): the fastest limit, or close to it, at every size tried.
 RADIX_BITS = 6
