@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sinkquant.evaluation.probe import take_probe
 from sinkquant.formats.manifest import read_manifest
+from sinkquant.tasks.probe import take_probe
 from sinkquant.tasks.tasks import TASKS
 
 

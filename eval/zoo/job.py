@@ -44,8 +44,9 @@ def _detect(row: Row, task: str, source: Path, data: Path) -> None:
 
 def _quantize(row: Row, task: str, source: Path, out: Path, data: Path, stages: list[str]) -> None:
     import sinkquant
-    from sinkquant.evaluation.probe import compare_probes, take_probe
+    from sinkquant.evaluation.probe import compare_probes
     from sinkquant.formats.manifest import read_manifest
+    from sinkquant.tasks.probe import take_probe
     from sinkquant.tasks.tasks import TASKS
 
     done = sinkquant.quantize(

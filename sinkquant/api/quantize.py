@@ -53,19 +53,21 @@ def quantize(
     if output is None and not dry_run:
         raise UsageError("no output folder is named: pass output=… or -o FOLDER.")
     text = None if calibration is None else str(calibration)
-    options = Options(None, task, text, dry_run, trust_remote_code, progress, planned)
+    options = Options(None, task, text, dry_run, progress, planned)
     named = None
     if recipe is not None:
         named = overridden(recipe, overrides) if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
 
+    source = resolve(model, trust_remote_code)
+
     def work(options: Options, stores: Unfinished) -> Result:
         if named is not None:
-            return run(model, named, options, stores)
-        return choose(model, bits, target, overrides, options, stores)
+            return run(source, named, options, stores)
+        return choose(source, bits, target, overrides, options, stores)
 
     if dry_run or output is None:
         return work(options, Unfinished())
-    with Unfinished() as stores, claim(output, overwrite=overwrite, source=local_place(resolve(model))) as claimed:
+    with Unfinished() as stores, claim(output, overwrite=overwrite, source=local_place(source)) as claimed:
         result = work(replace(options, output=claimed.new), stores)
         assert result.path is not None
         path = claimed.publish(result.path)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from sinkquant.formats import names
 from sinkquant.report.table import Sheet, key_values, rows
-from sinkquant.transforms import names
 
 if TYPE_CHECKING:  # these import torch
     from sinkquant.flow.estimate import Estimate

@@ -1,18 +1,14 @@
-"""A short probe and what a checkpoint makes of it, stored at export: any runtime can be held against it later."""
+"""What another runtime makes of the probe that a manifest holds, against what is stored there."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sinkquant.errors import SinkquantError
-
-if TYPE_CHECKING:
-    from sinkquant.tasks.task import Task
 
 LIMIT = 0.02
 """Nats a token that the kernels of another machine or engine may cost: 2 % of the perplexity."""
@@ -46,13 +42,6 @@ class Difference:
     def acceptable(self) -> bool:
         """Whether the runtime computes the same model, as far as so few tokens can tell."""
         return self.identical or (abs(self.shift) if self.engine else self.mean) <= self.limit
-
-
-def take_probe(task: Task, model: Any, ids: Sequence[int]) -> dict[str, Any]:
-    """`ids`, what `task.probed` says of them (`nll`), and a digest of all answers in float32."""
-    found, numbers, answers = task.probed(model, list(ids))
-    digest = hashlib.sha256(answers.float().contiguous().numpy().tobytes()).hexdigest()
-    return {"ids": found, "nll": numbers.tolist(), "logits": f"sha256:{digest}"}
 
 
 def compare_probes(stored: Mapping[str, Any], measured: Mapping[str, Any]) -> Difference:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from sinkquant.errors import shown
 from sinkquant.flow.loadable import refuse_unloadable
 from sinkquant.flow.plan import refuse_plan
+from sinkquant.flow.prove import require_measurable
 from sinkquant.flow.result import Options
 from sinkquant.flow.session import Session
 from sinkquant.formats.format import FORMATS
@@ -20,7 +20,7 @@ from sinkquant.models.finite import check_finite
 from sinkquant.models.fit import check_ids
 from sinkquant.models.load import load_model
 from sinkquant.models.side_files import left_out
-from sinkquant.models.source import local_folder, resolve
+from sinkquant.models.source import Source, local_folder
 from sinkquant.models.trace import trace_roles
 from sinkquant.recipes.schema import CalibrationSpec, Recipe
 from sinkquant.tasks.task import Ask
@@ -29,12 +29,11 @@ from sinkquant.tasks.tasks import find_task
 HELD_OUT = 2  # sequences behind the calibration text that the proof is measured on
 
 
-def begin(model: str | Path, recipe: Recipe, options: Options, *, settled: bool) -> Session:
+def begin(source: Source, recipe: Recipe, options: Options, *, settled: bool) -> Session:
     """The session that everything else works on; `settled`: the recipe is the one that will be followed.
 
     Raises SinkquantError for a model or for data that cannot be used, before any work.
     """
-    source = resolve(model, options.trust_remote_code)
     task = find_task(source, options.task)
     processor = task.processor(source)
     network = load_model(source, auto=task.auto, dtype=torch.float32)
@@ -46,11 +45,12 @@ def begin(model: str | Path, recipe: Recipe, options: Options, *, settled: bool)
     roles = trace_roles(network, task.probe(network))
     if isinstance(recipe.sinks.prefix, tuple):
         check_ids(recipe.sinks.prefix, network, "sinks.prefix", "name ids below that, or set sinks.prefix=auto")
+    links = left_out(local_folder(source)) if source.gguf_file is None else []
+    require_measurable(recipe.proof, task)
     if settled:
         refuse_plan(recipe, roles)
         refuse_unloadable(recipe, network, roles)
     data = task.read(ask(recipe, options.calibration), processor, network, roles)
-    links = left_out(local_folder(source)) if source.gguf_file is None else []
     notes = (f"{shown(name)} is a link, which is not followed: the checkpoint goes without it" for name in links)
     data = replace(data, notes=(*data.notes, *notes))
     return Session(network, roles, task, processor, source.label, source, data, attention, data.begin)

@@ -14,6 +14,7 @@ from sinkquant.flow.result import Choice, Options, Result
 from sinkquant.flow.run import run
 from sinkquant.formats.finished import Unfinished
 from sinkquant.formats.manifest import amend_manifest
+from sinkquant.models.source import Source
 from sinkquant.recipes import Recipe, load_recipe
 from sinkquant.recipes.candidates import candidate
 from sinkquant.recipes.plain import plain_counterpart
@@ -21,7 +22,7 @@ from sinkquant.sinks.report import SinkReport, Verdict
 
 
 def choose(
-    model: str | Path, bits: int | None, target: str | None, overrides: Sequence[str], options: Options,
+    model: Source, bits: int | None, target: str | None, overrides: Sequence[str], options: Options,
     stores: Unfinished,
 ) -> Result:  # fmt: skip
     """Quantize after the recipe that suits, or plainly where that measures better. Both checkpoints are written, one

@@ -11,17 +11,14 @@ from sinkquant.evaluation.versions import code_digest, versions
 from sinkquant.flow.plan import Plan
 from sinkquant.flow.session import Session
 from sinkquant.formats.facts import Experts
-from sinkquant.models.fingerprint import fingerprint
 from sinkquant.sinks.report import SinkReport
 
 
-def facts_of(
-    session: Session, plan: Plan, report: SinkReport | None, experts: Sequence[Experts], model_fingerprint: str
-) -> dict[str, Any]:
-    """For the manifest; `model_fingerprint`: that of the model, as `identity` found it."""
+def facts_of(session: Session, plan: Plan, report: SinkReport | None, experts: Sequence[Experts]) -> dict[str, Any]:
+    """For the manifest."""
     return {
         "recipe": plan.recipe.model_dump(mode="json"), "recipe_digest": plan.recipe.digest(),
-        "model": session.label, "task": session.task.name, "model_fingerprint": model_fingerprint,
+        "model": session.label, "task": session.task.name, "model_fingerprint": session.fingerprint,
         "prefix": list(plan.prefix), "bos": session.data.begin is not None,
         "report": report.model_dump(mode="json") if report else None, "notes": list(plan.notes),
         "rotations": vars(plan.rotations), "experts": [one.model_dump(mode="json") for one in experts],
@@ -30,9 +27,8 @@ def facts_of(
 
 def identity(session: Session, plan: Plan) -> dict[str, Any]:
     """Everything that the bits of the quantized blocks depend on: sums are of another order with other threads."""
-    assert session.source is not None
     return {
-        "versions": versions(), "code": code_digest(session.model), "model_fingerprint": fingerprint(session.source),
+        "versions": versions(), "code": code_digest(session.model), "model_fingerprint": session.fingerprint,
         "recipe": plan.recipe.model_dump(mode="json"), "prefix": list(plan.prefix), "task": session.task.name,
         "data": session.calibration.digest, "threshold": session.threshold,
         "threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability(),

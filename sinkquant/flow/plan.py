@@ -11,10 +11,9 @@ from sinkquant.flow.spikes import MOST
 from sinkquant.formats.format import FORMATS
 from sinkquant.models.roles import AttentionKind, Block, Roles, SiteKind, Stack
 from sinkquant.models.writers import ON_THE_STREAM
-from sinkquant.quantization.scheme import ActivationScheme, KVScheme, LinearScheme, WeightScheme
+from sinkquant.quantization.scheme import ActivationScheme, KVScheme, LinearScheme, Transforms, WeightScheme
 from sinkquant.recipes.load import overridden
 from sinkquant.recipes.schema import Recipe
-from sinkquant.transforms.apply import Transforms
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,7 +12,6 @@ from torch import Tensor
 from sinkquant.errors import UsageError
 from sinkquant.evaluation.metric import METRICS
 from sinkquant.evaluation.nonsense import Reference, refuse_loss, refuse_strange
-from sinkquant.evaluation.probe import take_probe
 from sinkquant.evaluation.reloaded import check_reloaded
 from sinkquant.evaluation.score import RESULT, Score, against_baseline, score, side_by_side
 from sinkquant.flow.plan import Plan
@@ -21,6 +20,8 @@ from sinkquant.formats.format import FORMATS
 from sinkquant.formats.load import read
 from sinkquant.models.fit import places_of
 from sinkquant.recipes.schema import Proof
+from sinkquant.tasks.probe import take_probe
+from sinkquant.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,14 @@ class Baseline:
     answers: list[Tensor] | None
 
 
-def metrics_of(proof: Proof, session: Session) -> tuple[str, ...]:
+def metrics_of(proof: Proof, task: Task) -> tuple[str, ...]:
     """Those that the recipe names, or what results of this task are measured by."""
-    return session.task.metrics if proof == Proof() or proof.metrics == Proof().metrics else proof.metrics
+    return task.metrics if proof == Proof() or proof.metrics == Proof().metrics else proof.metrics
 
 
-def require_measurable(proof: Proof, session: Session) -> None:
+def require_measurable(proof: Proof, task: Task) -> None:
     """Raise UsageError where a metric compares with answers of the float model that are not kept for this task."""
-    task = session.task
-    for name in () if task.keeps_answers else metrics_of(proof, session):
+    for name in () if task.keeps_answers else metrics_of(proof, task):
         if against_baseline(METRICS[name]):
             raise UsageError(
                 f"the metric {name!r} compares with what the float model answers, which is too much to keep "
@@ -51,7 +51,7 @@ def take_baseline(session: Session, plan: Plan) -> Baseline:
     """On the held-out data, with BOS in front of text where the model is used so."""
     task, model = session.task, session.model
     batches = task.begun(session.data.held_out, session.data.begin)
-    metrics = metrics_of(plan.recipe.proof, session)
+    metrics = metrics_of(plan.recipe.proof, task)
     answers: list[Tensor] | None = [] if task.keeps_answers else None
     return Baseline(score(task, model, batches, metrics=metrics, kept=answers), answers)
 
@@ -76,9 +76,7 @@ def prove(
     if proof.worst is not None:
         refuse_strange(reloaded, before)
     check_reloaded(task.answer(reloaded, few), expected, ours=ours)
-    outcome = score(
-        task, reloaded, held_out, who=RESULT, metrics=metrics_of(proof, session), reference=baseline.answers
-    )
+    outcome = score(task, reloaded, held_out, who=RESULT, metrics=metrics_of(proof, task), reference=baseline.answers)
     if outcome.nll is not None and baseline.score.nll is not None:
         refuse_loss(reloaded, before, baseline.score.nll, outcome.nll, before.answers.shape[-1], proof.worst)
     about = {task.counts: outcome.tokens, "data": "held-out part of the calibration data"}

@@ -56,6 +56,5 @@ class Options:
     task: str | None = None
     calibration: str | None = None
     dry_run: bool = False
-    trust_remote_code: bool = False
     progress: StageProgress | None = None
     planned: Callable[[Plan, Estimate], None] | None = None

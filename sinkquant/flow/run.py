@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from sinkquant.evaluation.metric import METRICS
@@ -19,7 +18,7 @@ from sinkquant.flow.ends import quantize_ends
 from sinkquant.flow.estimate import estimate
 from sinkquant.flow.export import export
 from sinkquant.flow.facts import facts_of, identity
-from sinkquant.flow.prove import metrics_of, prove, require_measurable, take_baseline
+from sinkquant.flow.prove import metrics_of, prove, take_baseline
 from sinkquant.flow.result import Options, Result
 from sinkquant.flow.timing import Stages, peak_memory
 from sinkquant.flow.transform import transform
@@ -27,12 +26,11 @@ from sinkquant.flow.tune import teacher_of, tune
 from sinkquant.formats.finished import Unfinished
 from sinkquant.formats.folder import check_space
 from sinkquant.formats.manifest import amend_manifest
+from sinkquant.models.source import Source
 from sinkquant.recipes import Recipe
 
 
-def run(
-    model: str | Path, recipe: Recipe, options: Options, stores: Unfinished, *, revise: Revise | None = None
-) -> Result:
+def run(model: Source, recipe: Recipe, options: Options, stores: Unfinished, *, revise: Revise | None = None) -> Result:
     """`revise` may replace the recipe after detection; finished blocks go to `stores`."""
     for name in recipe.proof.metrics:
         METRICS[name]  # an unknown one is an error before the work
@@ -40,7 +38,6 @@ def run(
     report, figures = None, dict[str, Any]()
     with stages("load"):
         session = begin(model, recipe, options, settled=revise is None)
-    require_measurable(recipe.proof, session)
     with stages("detect", steps=True) as tell:
         if recipe.sinks.prefix == "auto" or recipe.sinks.exclude:
             report = detect_loaded(session, max_prefix=recipe.sinks.max_prefix, tell=tell)
@@ -75,7 +72,7 @@ def run(
             figures["tuning"] = tune(session, teacher, plan.recipe.tuning, tell)
         del teacher
     folder.mkdir()
-    facts = facts_of(session, plan, report, experts, known["model_fingerprint"])
+    facts = facts_of(session, plan, report, experts)
     with stages("export"):
         export(session, plan, folder, facts, figures)
     with stages("prove"):
@@ -83,5 +80,5 @@ def run(
         figures |= proved
         measured = {"figures": figures, "probe": probe, "seconds": stages.seconds, "peak_bytes": stages.peaks}
         amend_manifest(folder, measured)
-    metric = metrics_of(plan.recipe.proof, session)[0]
+    metric = metrics_of(plan.recipe.proof, session.task)[0]
     return Result(folder, plan, report, figures, stages.seconds, peak_memory(), metric=metric, experts=experts)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from sinkquant.inputs.batches import Batches
+from sinkquant.models.fingerprint import fingerprint
 from sinkquant.models.roles import Roles
 from sinkquant.models.source import Source
 from sinkquant.tasks.task import Data, Task
@@ -37,6 +39,12 @@ class Session:
     def release(self) -> None:
         """Let go of the model, whose memory is wanted; nothing else is lost."""
         self.model = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """That of the model as it came; every byte of its files is read for it, once."""
+        assert self.source is not None
+        return fingerprint(self.source)
 
     @property
     def calibration(self) -> Batches:

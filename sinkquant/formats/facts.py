@@ -45,7 +45,7 @@ class Chosen(_Part):
 
 
 class Probe(_Part):
-    """What `evaluation.probe` measured: `nll` in nats of every token but the first, or whatever the task states."""
+    """What `tasks.probe` measured: `nll` in nats of every token but the first, or whatever the task states."""
 
     ids: list[Token]
     nll: list[float]

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from sinkquant.formats.stored import Stored
     from sinkquant.inputs.batches import Batch
     from sinkquant.models.roles import Roles
-    from sinkquant.quantization.scheme import KVScheme, LinearScheme
-    from sinkquant.transforms.apply import Transforms
+    from sinkquant.quantization.scheme import KVScheme, LinearScheme, Transforms
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sinkquant.formats import names
 from sinkquant.formats.facts import Experts, Manifest
 from sinkquant.formats.format import FORMATS, Runtime, Scheme
 from sinkquant.formats.manifest import AGAIN, CONFIG, verify
@@ -14,7 +15,6 @@ from sinkquant.formats.stated import stated_config
 from sinkquant.formats.stored import Stored, Weight, stored_weights
 from sinkquant.formats.targets import target_of
 from sinkquant.models.json_file import understood
-from sinkquant.transforms import names
 
 QUANTIZED = ("I8", "I32")
 FLOAT = Scheme("float")

@@ -16,8 +16,8 @@ from sinkquant.formats.manifest import read_manifest
 
 def in_transformers(folder: Path, ids: list[int], trust: bool) -> dict[str, Any]:
     """The probe of the checkpoint in float32, a portable one as it is without sinkquant."""
-    from sinkquant.evaluation.probe import take_probe
     from sinkquant.formats.load import read
+    from sinkquant.tasks.probe import take_probe
     from sinkquant.tasks.tasks import TASKS
 
     task = TASKS[read_manifest(folder).task]

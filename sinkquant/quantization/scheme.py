@@ -95,3 +95,17 @@ class KVScheme:
     rotate: bool = False
     clip: float = 1.0
     balance: bool = False
+
+
+@dataclass(frozen=True)
+class Transforms:
+    """Which rotations a model gets; `fold_norms` and `stream` list stacks by name, `values` blocks, where possible."""
+
+    fold_norms: tuple[str, ...]
+    stream: tuple[str, ...]  # R1
+    values: tuple[str, ...]  # R2
+    keys: bool  # R3, online
+    down: bool  # R4, online
+    seed: int
+    smooth: bool = False  # balance inputs and weights by their moments; the values' transform then takes R2's place
+    inputs: bool = False  # rotate the inputs of all other linears online, in place of R1

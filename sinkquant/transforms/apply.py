@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from torch import nn
 
 from sinkquant.models.roles import Roles, Stack
+from sinkquant.quantization.scheme import Transforms
 from sinkquant.transforms.norms import fold_norms, fold_scale, untie
 from sinkquant.transforms.rotate import rotate_stream, rotate_values
 from sinkquant.transforms.rotation import Rotation
-
-
-@dataclass(frozen=True)
-class Transforms:
-    """Which rotations a model gets; `fold_norms` and `stream` list stacks by name, `values` blocks, where possible."""
-
-    fold_norms: tuple[str, ...]
-    stream: tuple[str, ...]  # R1
-    values: tuple[str, ...]  # R2
-    keys: bool  # R3, online
-    down: bool  # R4, online
-    seed: int
-    smooth: bool = False  # balance inputs and weights by their moments; the values' transform then takes R2's place
-    inputs: bool = False  # rotate the inputs of all other linears online, in place of R1
-
 
 Keys = tuple[str, ...]
 Step = tuple[Keys, Callable[[], None]]  # the keys of the recipe that ask for it, and what does it

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from sinkquant.models.experts import everyone, fused_experts, part_experts, parted, parted_experts
 from sinkquant.models.roles import SiteKind
 from sinkquant.models.trace import trace_roles
-from sinkquant.transforms.apply import Transforms, fused_steps
+from sinkquant.quantization.scheme import Transforms
+from sinkquant.transforms.apply import fused_steps
 from sinkquant.walk.experts import seen_by_enough, tokens_of
 from sinkquant.walk.walk import BlockRun, Walk, capture_inputs, run_block
 from tests.families import EXPERTS, make

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def fused(rotations: Mapping[str, Any]) -> Iterator[str]:
-    """Those in the weights, from the fields of `transforms.apply.Transforms`, as a manifest has them too."""
+    """Those in the weights, from the fields of `quantization.scheme.Transforms`, as a manifest has them too."""
     if rotations.get("fold_norms"):
         yield "norms folded"
     if rotations.get("smooth"):
