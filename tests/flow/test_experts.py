@@ -23,10 +23,12 @@ FAST = ("tuning.epochs=0", "calibration.bos=always", "proof.worst=null")
 
 @pytest.fixture
 def quantize(tmp_path: Path, text_file: Path) -> Callable[..., Result]:
-    def run(recipe: str, *overrides: str, writer: int | str = 2) -> Result:
+    def run(recipe: str, *overrides: str, writer: int | str = 2, progress: Any = None) -> Result:
         model = saved(tmp_path / f"model-{writer}", writer=writer)
         out, every = tmp_path / f"out-{len(list(tmp_path.iterdir()))}", (*SMALL, *FAST, *overrides)
-        return sinkquant.quantize(model, recipe=recipe, output=out, overrides=every, calibration=str(text_file))
+        return sinkquant.quantize(
+            model, recipe=recipe, output=out, overrides=every, calibration=str(text_file), progress=progress
+        )
 
     return run
 
@@ -89,6 +91,25 @@ def test_few_tokens_are_told_with_a_remedy_that_works(quantize: Callable[..., Re
     again = quantize("w8a8-static", note.partition("--set ")[2], "calibration.length=64")
     assert sum(one.cold for one in again.experts) < cold
     assert min(min(one.tokens) for one in again.experts) > min(min(one.tokens) for one in made.experts)
+
+
+def test_an_interrupted_run_knows_what_chose_whom(
+    quantize: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SINKQUANT_CACHE", str(tmp_path / "cache"))
+    whole = quantize("w8a8-static")
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if (stage, done) == ("quantize", 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize("w8a8-static", progress=stop)
+    seen: list[int] = []
+    again = quantize("w8a8-static", progress=lambda stage, done, _: seen.append(done) if stage == "quantize" else None)
+    assert seen[0] == 2
+    assert again.experts == whole.experts
+    assert len(again.experts) == BLOCKS
 
 
 def test_nothing_is_said_where_every_expert_is_chosen_often() -> None:
