@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sinkquant.flow.block import install_kv, quantize_block
+from sinkquant.flow.modality import tells_apart
 from sinkquant.flow.plan import Plan
 from sinkquant.flow.session import Session
 from sinkquant.formats.finished import ResumeStore
+from sinkquant.models.media import watch_media
 from sinkquant.models.roles import Block
 from sinkquant.progress import Progress
 from sinkquant.quantization.scheme import LinearScheme
@@ -19,22 +22,30 @@ from sinkquant.runtime.modules import replace_module
 from sinkquant.walk.walk import BlockRun, Walk
 
 
-def quantize_blocks(session: Session, plan: Plan, store: ResumeStore, tell: Progress) -> dict[str, list[int]]:
-    """Quantize on the calibration data; blocks that `store` holds are taken from it.
+@dataclass(frozen=True)
+class Learnt:
+    """What is told of the blocks of a run: how many `tokens` chose each expert, by the module of experts, as far as it
+    was asked for, and the `gains` of two static ranges over one, by the first linear of every site where they were
+    tried."""
 
-    Returns how many tokens chose each expert, by the module of experts, as far as it was asked for.
-    """
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+    gains: dict[str, float] = field(default_factory=dict)
+
+
+def quantize_blocks(session: Session, plan: Plan, store: ResumeStore, tell: Progress) -> Learnt:
+    """Quantize on the calibration data; blocks that `store` holds are taken from it."""
     model, roles = session.model, session.roles
     if all(scheme.weight is None and scheme.activation is None for scheme in plan.linears.values()):
         for block in roles.blocks:  # only the cache changes: nothing needs calibration
             install_kv(model, block, plan)
-        return {}
-    start = store.finished()
-    routed: dict[str, list[int]] = {}
+        return Learnt()
+    if roles.media is not None and tells_apart(plan.linears):
+        watch_media(model, roles.media)
+    start, learnt = store.finished(), Learnt()
     for index in range(start):
         if any(site.experts for site in roles.blocks[index].sites):
-            routed |= store.remember(_tokens(index), dict)
-        restore_block(model, roles.blocks[index], plan, *store.block(index))
+            learnt.tokens.update(store.remember(_tokens(index), dict))
+        learnt.gains.update(restore_block(model, roles.blocks[index], plan, *store.block(index)))
     if start:
         tell(start, len(roles.blocks))
     walk = Walk(model, roles, session.calibration)
@@ -44,14 +55,15 @@ def quantize_blocks(session: Session, plan: Plan, store: ResumeStore, tell: Prog
         if run.routed:
             tokens = {module: counts.tolist() for module, counts in run.routed.items()}
             store.remember(_tokens(run.index), lambda: tokens)
-            routed.update(tokens)
+            learnt.tokens.update(tokens)
         schemes = {n: m.scheme.to_dict() for n in run.roles.linears if isinstance(m := _at(model, n), QuantizedLinear)}
         if not walk.shares:  # what finished blocks would hand on beside the stream is not stored
-            store.save(run.index, dict(run.module.state_dict()), schemes, outputs)
+            store.save(run.index, dict(run.module.state_dict()), {"linears": schemes, "gains": run.gains}, outputs)
+        learnt.gains.update(run.gains)
         return outputs
 
     walk.run(visit, tell, start=start, inputs=store.outputs() if start else None)
-    return routed
+    return learnt
 
 
 def _tokens(block: int) -> str:
@@ -64,14 +76,15 @@ def _at(model: nn.Module, name: str) -> nn.Module:
 
 
 def restore_block(
-    model: nn.Module, block: Block, plan: Plan, tensors: dict[str, Tensor], schemes: dict[str, dict[str, Any]]
-) -> None:
-    """Put a finished block's modules and tensors in place."""
+    model: nn.Module, block: Block, plan: Plan, tensors: dict[str, Tensor], facts: dict[str, Any]
+) -> dict[str, float]:
+    """Put a finished block's modules and tensors in place; returns its gains."""
     install_kv(model, block, plan)
-    for name, facts in schemes.items():
-        scheme, linear = LinearScheme.from_dict(facts), model.get_submodule(name)
+    for name, fields in facts["linears"].items():
+        scheme, linear = LinearScheme.from_dict(fields), model.get_submodule(name)
         assert isinstance(linear, nn.Linear | QuantizedLinear)
         with torch.device("meta"):
             made = QuantizedLinear(linear.in_features, linear.out_features, scheme, bias=linear.bias is not None)
         replace_module(model, name, made.requires_grad_(False))
     model.get_submodule(block.name).load_state_dict(tensors, assign=True)
+    return facts["gains"]  # type: ignore[no-any-return]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sinkquant.errors import UsageError
+from sinkquant.flow import modality
 from sinkquant.flow.spikes import MOST
 from sinkquant.formats.format import FORMATS
 from sinkquant.models.roles import AttentionKind, Block, Roles, SiteKind, Stack
@@ -61,6 +62,8 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
     linears: dict[str, LinearScheme] = {}
     for block in roles.blocks:
         linears.update(_schemes(recipe, block, shapes, rotations, notes))
+    linears = modality.allowed(linears, recipe, roles)
+    notes.extend(modality.said(linears, recipe))
     bits = {name: scheme.weight.bits if scheme.weight else 16 for name, scheme in linears.items()}
     if roles.embedding is not None:
         bits[roles.embedding] = recipe.weights.embedding_bits

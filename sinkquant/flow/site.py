@@ -14,30 +14,30 @@ import torch
 from torch import Tensor, nn
 
 from sinkquant.errors import SinkquantError
+from sinkquant.flow.modality import Chosen, by_kind, choose_ranges
 from sinkquant.flow.plan import Plan
 from sinkquant.flow.spikes import choose_spikes
 from sinkquant.formats.format import FORMATS
 from sinkquant.hadamard.transform import fast_hadamard
 from sinkquant.models.roles import Site
-from sinkquant.quantization.activations import dynamic_clip, output_error, static_range, token_ranges
+from sinkquant.quantization.activations import Range, dynamic_clip, output_error, static_range, token_ranges
 from sinkquant.quantization.grid import fake_quantize
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme
 from sinkquant.rounding.method import METHODS, Method, require_form
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import replace_module
 from sinkquant.runtime.spikes import split_weight, without_spikes
-from sinkquant.walk.experts import seen_by_enough
+from sinkquant.walk.experts import expert_of, seen_by_enough
 from sinkquant.walk.rows import ordinary_rows, without_sinks
 from sinkquant.walk.statistics import Mean, Peaks, Sample, Statistic
-from sinkquant.walk.walk import BlockRun, capture_inputs
+from sinkquant.walk.walk import BlockRun, Take, capture_inputs
 
 RANGE_ROWS = 2048  # rows that a range search looks at, evenly spaced
 SPIKE_ROWS = 512  # of them, to find how many spike units pay
 
 HELD = 2**30  # bytes of Hessians that are in memory at the same time, if one alone is not more
 
-Range = tuple[Tensor, Tensor | None]
-Take = Callable[[Tensor, Tensor], None]  # rows (tokens, width) and their mask
+Keep = Callable[[Tensor, Tensor], None]  # rows (tokens, width), and which of them are media (tokens,)
 Takes = dict[str, Take]  # by the module whose inputs they are
 
 
@@ -77,11 +77,13 @@ def _parts(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
 @dataclass(frozen=True)
 class Seen:
     """Of a site's inputs as they come, each where it is needed: the mean (width,) and a sample (about RANGE_ROWS,
-    width) of rows that its grid is for, and the largest magnitudes (width,) of all."""
+    width) of rows that its grid is for, and the largest magnitudes (width,) of all. `kinds`: such a sample of rows of
+    text, and one of rows of media."""
 
     mean: Tensor | None = None
     sample: Tensor | None = None
     peaks: Tensor | None = None
+    kinds: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,17 +145,18 @@ class SiteWork:
         isolated = bool(self.plan.prefix) or inputs is None or inputs.mode == "dynamic" or inputs.route is not None
         return self.plan.recipe.sinks.exclude and isolated
 
-    def take(self, keep: Callable[[Tensor], None], every: Callable[[Tensor], None] | None = None) -> Take:
+    def take(self, keep: Keep, every: Callable[[Tensor], None] | None = None) -> Take:
         """What takes inputs (tokens, width) part by part, as they come: `keep` without padding and sinks, `every`
         without padding."""
         # Without a prefix the rounded weights must still produce the sinks: a statistic that does not know their
         # direction would move all rounding errors into it.
         exclude = self.leaves_sinks_out and (bool(self.plan.prefix) or not self.needs)
 
-        def take(rows: Tensor, real: Tensor) -> None:
+        def take(rows: Tensor, real: Tensor, media: Tensor) -> None:
             if every is not None:
                 every(rows[real])
-            keep(rows[real & ordinary_rows(rows, real, self.threshold) if exclude else real])
+            kept = real & ordinary_rows(rows, real, self.threshold) if exclude else real
+            keep(rows[kept], media[kept])
 
         return take
 
@@ -163,22 +166,36 @@ class SiteWork:
         if not (center or spikes or self._searches):
             return Seen
         mean, peaks = Mean(), Peaks()
-        sample = Sample(max(1, sum(mask.numel() for mask in self.run.masks) // RANGE_ROWS))
+        sample, kinds = _sample(sum(mask.numel() for mask in self.run.masks)), self._kinds()
 
-        def keep(rows: Tensor) -> None:
+        def keep(rows: Tensor, media: Tensor) -> None:
             sample.add(rows)
+            for kind, of_kind in zip(kinds, (~media, media), strict=False):
+                kind.add(rows[of_kind])
             if center:
                 mean.add(without_sinks(rows, self.threshold))
 
         takes[self.site.source] = self.take(keep, peaks.add if spikes else None)
-        used: list[Statistic] = [sample, *([mean] if center else []), *([peaks] if spikes else [])]
+        used: list[Statistic] = [sample, *kinds, *([mean] if center else []), *([peaks] if spikes else [])]
 
         def seen() -> Seen:
             for statistic in used:
                 statistic.reduce()
-            return Seen(mean.value if center else None, sample.value, peaks.value if spikes else None)
+            of_kinds = tuple(kind.value for kind in kinds)
+            return Seen(mean.value if center else None, sample.value, peaks.value if spikes else None, of_kinds)
 
         return seen
+
+    def _kinds(self) -> tuple[Sample, ...]:
+        """A sample of rows of text and one of rows of media, where the plan lets them have ranges of their own; an
+        expert is not told which are which."""
+        activation, media = self.scheme.activation, self.run.media_of(self.site.source)
+        if activation is None or not activation.media or media is None:
+            return ()
+        if any(expert_of(self.run, name) for name in (self.site.source, *self.site.linears)):
+            return ()
+        seen, all_rows = sum(int(mask.sum()) for mask in media), sum(mask.numel() for mask in media)
+        return _sample(all_rows - seen), _sample(seen)
 
     @property
     def _searches(self) -> bool:
@@ -213,24 +230,34 @@ class SiteWork:
         sample = sample[:: max(1, len(sample) // RANGE_ROWS)]
         return without_sinks(sample, self.threshold) if self.leaves_sinks_out else sample
 
-    def ranges(self, ready: Prepared, seen: Seen) -> tuple[ActivationScheme | None, Range | None]:
-        """The scheme of the inputs, clipped if they are dynamic, and their static range if they are not."""
-        activation, recipe = self.scheme.activation, self.plan.recipe
+    def ranges(self, ready: Prepared, seen: Seen) -> Chosen:
+        """How the inputs are rounded: dynamic ones clipped, static ones in one range or in two."""
+        activation, asked = self.scheme.activation, self.plan.recipe.activations
         if activation is None or seen.sample is None or not self._searches:
-            return activation, None
-        sample = ready(self.ranged(seen.sample))
+            return Chosen(activation)
         weight = torch.cat([linear.weight for linear in self.linears])  # type: ignore[misc]
-        if activation.mode == "static":
-            return activation, static_range(
-                sample, activation.grid, search=recipe.activations.clip == "mse", weight=weight
-            )
-        return replace(activation, clip=dynamic_clip(sample, activation, weight)), None
+
+        def search(rows: Tensor) -> Range:
+            return static_range(rows, activation.grid, search=asked.clip == "mse", weight=weight)
+
+        sample = ready(self.ranged(seen.sample))
+        if activation.mode == "dynamic":
+            return Chosen(replace(activation, clip=dynamic_clip(sample, activation, weight)))
+        kinds = [ready(self.ranged(kind)) for kind in seen.kinds if len(kind)]
+        return choose_ranges(activation, sample, kinds, search, weight, always=asked.modality == "own")
 
     def jobs(self, seen: Seen) -> list[Job]:
         """What is left to do, group by group of the linears that see the same rows of the site's input."""
         ready = self.prepare(seen)
-        activation, input_range = self.ranges(ready, seen)
-        return [Job(self, group, ready, activation, input_range) for group in self.site.groups]
+        chosen = self.ranges(ready, seen)
+        if chosen.gain is not None:
+            self.run.gains[self.site.linears[0]] = chosen.gain
+        return [Job(self, group, ready, chosen.activation, chosen.input_range) for group in self.site.groups]
+
+
+def _sample(rows: int) -> Sample:
+    """About RANGE_ROWS of so many rows."""
+    return Sample(max(1, rows // RANGE_ROWS))
 
 
 @dataclass(frozen=True)
@@ -250,11 +277,11 @@ class Job:
             return dict
         found = {name: make() for name, make in self.work.method.needs.items()}
 
-        def keep(rows: Tensor) -> None:
+        def keep(rows: Tensor, media: Tensor) -> None:
             rows = self.ready(rows)
             if self.activation is not None:
                 given = self.input_range
-                ranges = given if given is not None else token_ranges(rows, self.activation)
+                ranges = by_kind(given, media) if given is not None else token_ranges(rows, self.activation)
                 rows = fake_quantize(rows, *ranges, self.activation.grid)
             for statistic in found.values():
                 statistic.add(rows)

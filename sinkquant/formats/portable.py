@@ -52,10 +52,11 @@ class Portable(Format):
     def needs(self, recipe: Any) -> Mapping[str, object]:
         """Those of one of the two schemes, whichever is nearer."""
         weights = recipe.weights
+        one = {"activations.modality": "one"} if recipe.activations.modality == "own" else {}
         if recipe.activations.bits < 16 or weights.bits == 8:
-            return {**NEEDS, **INT8}
+            return {**NEEDS, **one, **INT8}
         small = weights.budget is not None and weights.budget <= 4  # of no use above 4 bits
-        return {**NEEDS, "weights.bits": 4, **({"weights.budget": None} if small else {})}
+        return {**NEEDS, **one, "weights.bits": 4, **({"weights.budget": None} if small else {})}
 
     def experts(self, model: Any) -> Collection[str] | None:
         """Those that lie on disk one by one; transformers would not find packed ones in a fused tensor."""

@@ -81,6 +81,7 @@ class SinkAware(Format):
             weight, inputs = group["scheme"]["weight"], group["scheme"]["activation"]
             words = in_words(weight["bits"], weight["group_size"]) if weight else "float"
             given = f"{inputs['bits']} bits {inputs['mode']}" if inputs else "float"
+            given += ", images in a range of their own" if inputs and inputs.get("media") else ""
             given += ", outlier tokens in float" if inputs and inputs.get("route") else ""
             spikes = group["scheme"].get("spikes", 0)
             given += f", {spikes} spike unit{'s' if spikes > 1 else ''} in float" if spikes else ""
@@ -141,8 +142,9 @@ def _quantization(model: Any, roles: Roles, plan: Planned) -> SinkquantQuantizat
     attentions = [attention for block in roles.blocks for attention in block.attentions]
     if plan.prefix and any(block.attention is None for block in roles.blocks):
         raise SinkquantError("some blocks have no attention to hold the prefix; use --set sinks.prefix=none.")
+    linears = linear_schemes(model)
     return SinkquantQuantization(
-        linears=linear_schemes(model),
+        linears=linears,
         attentions={a.module: scheme_of(plan.kv, a) for a in attentions},
         prefix_length=len(plan.prefix),
         kv_shapes={a.module: (a.kv_heads, a.head_dim, a.value_dim) for a in attentions},
@@ -151,6 +153,7 @@ def _quantization(model: Any, roles: Roles, plan: Planned) -> SinkquantQuantizat
         untied_head=not getattr(model.config, "tie_word_embeddings", False),
         positions=_positions(plan, roles),
         experts=(*parted_experts(model), *stand_ins(model)),
+        media=roles.media if any(s.activation and s.activation.media for s in linears.values()) else None,
     )
 
 

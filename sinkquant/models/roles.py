@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from sinkquant.models.media import Media
 from sinkquant.models.stream import Stream
 
 
@@ -213,7 +214,8 @@ class Roles:
 
     `attends`: its attention goes through our function, which needs transformers' attention interface and arguments
     that we know. `own_linears`: linears are of the architecture's own class, where stock loaders put no packed weights.
-    `positions`: the table of positions, of a model of one stack without rotary ones.
+    `positions`: the table of positions, of a model of one stack without rotary ones. `media`: which rows of text stand
+    for images or sounds.
     """
 
     stacks: tuple[Stack, ...]
@@ -225,6 +227,7 @@ class Roles:
     attends: bool = True
     own_linears: bool = False
     positions: Positions | None = None
+    media: Media | None = None
 
     @property
     def bound(self) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sinkquant.errors import SinkquantError
 from sinkquant.inputs.batches import Batch
 from sinkquant.models.explain import Place, explain_block
+from sinkquant.models.media import Media, media_ids
 from sinkquant.models.norm import norm_kind
 from sinkquant.models.outside import Outside, look_outside
 from sinkquant.models.positions import find_positions
@@ -75,7 +76,19 @@ def trace_roles(model: nn.Module, probe: Batch | None = None) -> Roles:
         own_linears=any(not is_plain(model.get_submodule(name)) for block in found for name in block.linears),
         attends=trace.own and any(block.attentions for block in found),
         positions=find_positions(model, trace, embedding, shared) if absolute else None,
+        media=_media(model, trace.probe, stacks),
     )
+
+
+def _media(model: nn.Module, probe: Batch, stacks: tuple[Stack, ...]) -> Media | None:
+    """Of the first stack whose rows are ids that media stand among."""
+    ids = media_ids(model.config)
+    for stack in stacks:
+        if ids and stack.rows is not None and not (given := probe.tensors[stack.rows]).is_floating_point():
+            media = Media(stack.name, stack.rows, ids)
+            if media.find(given).any():
+                return media
+    return None
 
 
 def _places(trace: Trace, chain: Chain, around: Outside) -> Iterator[Place]:

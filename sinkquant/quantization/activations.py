@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -15,6 +17,7 @@ ROUNDS = 2  # of the search of both ends
 COARSE = 10  # of one that only tells which channels of an input pay
 SMALLEST = 0.1  # smallest share of the range that is tried
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)  # of a token's range, for dynamic ranges
+TINY = 1e-30  # an error that is none
 SKETCH = 64  # random combinations of outputs that stand for all of them in the clip search
 
 
@@ -25,6 +28,9 @@ def token_ranges(x: Tensor, scheme: ActivationScheme) -> tuple[Tensor, Tensor | 
         return symmetric_scale(high if scheme.clip == 1 else high * scheme.clip, scheme.grid), None
     low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)  # together torch takes ten times as long for them
     return scale_and_zero(low * scheme.clip, high * scheme.clip, scheme.grid)
+
+
+Range = tuple[Tensor, Tensor | None]
 
 
 def static_range(
@@ -75,6 +81,17 @@ def output_error(rows: Tensor, scheme: ActivationScheme, weight: Tensor, *, sear
     else:
         ranges = token_ranges(rows, scheme)
     return _error(rows, ranges, scheme.grid, _sketch(weight.float()))
+
+
+def gain_of_own(kinds: Sequence[Tensor], one: Range, own: Sequence[Range], grid: Grid, weight: Tensor) -> float:
+    """By how much ranges of their `own` divide the squared error of the outputs rows·weightᵀ, against `one` for all
+    `kinds` of rows (tokens, width): the geometric mean over the kinds, so that few rows count as much as many."""
+    sketch = _sketch(weight.float())
+    total = 0.0
+    for rows, mine in zip(kinds, own, strict=True):
+        errors = [_error(rows, ranges, grid, sketch) for ranges in (one, mine)]
+        total += math.log(max(errors[0], TINY) / max(errors[1], TINY))
+    return math.exp(total / len(kinds))
 
 
 def _error(rows: Tensor, ranges: tuple[Tensor, Tensor | None], grid: Grid, sketch: Tensor | None) -> float:

@@ -36,7 +36,8 @@ class WeightScheme:
 class ActivationScheme:
     """Inputs of one linear: one stored scale (`static`) or one a token (`dynamic`).
 
-    `route` (static only): a token whose largest magnitude exceeds that many times the range stays in float.
+    `route` (static only): a token whose largest magnitude exceeds that many times the range stays in float. `media`
+    (static only): rows that stand for images or sounds have a range of their own, the second of two.
     """
 
     bits: int
@@ -44,11 +45,17 @@ class ActivationScheme:
     symmetric: bool = True
     clip: float = 1.0  # dynamic only: share of a token's range that the grid spans
     route: float | None = None
+    media: bool = False
 
     @property
     def grid(self) -> Grid:
         """The grid of the codes."""
         return Grid(self.bits, self.symmetric)
+
+    @property
+    def ranges(self) -> int:
+        """How many are stored, where they are static."""
+        return 2 if self.media else 1
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,11 @@ class LinearScheme:
     spikes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form."""
-        return asdict(self)
+        """A JSON-ready form; models of text know of no media."""
+        made = asdict(self)
+        if self.activation is not None and not self.activation.media:
+            del made["activation"]["media"]
+        return made
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> LinearScheme:

@@ -127,6 +127,10 @@ class Activations(Section):
         default=0,
         description="Spike units: an input's largest channels, multiplied in float; a number, or auto: where they pay.",
     )
+    modality: Literal["auto", "one", "own"] = Field(
+        default="auto",
+        description="Rows of images among text: one static range with it, one of their own, or auto: where it pays.",
+    )
 
 
 class KVCache(Section):
@@ -233,6 +237,8 @@ class Recipe(Section):
         data = self.model_dump(mode="json")
         if self.proof == Proof():
             del data["proof"]
+        if self.activations.modality == Activations().modality:
+            del data["activations"]["modality"]
         later = (
             ("weights", "budget"),
             ("weights", "super_experts"),

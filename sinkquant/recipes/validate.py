@@ -27,6 +27,7 @@ def problems(recipe: Recipe) -> tuple[str, ...]:
         _budget_without_room(recipe),
         _super_experts_without_room(recipe),
         _super_experts_without_detection(recipe),
+        _own_without_static(recipe),
         _not_held(recipe),
     )
     return tuple(sentence for sentence in found if sentence)
@@ -102,3 +103,11 @@ def _super_experts_without_detection(recipe: Recipe) -> str | None:
         "weights.super_experts needs detection, which sinks.exclude=false leaves out beside such a sinks.prefix: "
         "set sinks.exclude=true or weights.super_experts=null."
     )
+
+
+def _own_without_static(recipe: Recipe) -> str | None:
+    inputs = recipe.activations
+    if inputs.modality != "own" or (inputs.bits < 16 and inputs.mode == "static"):
+        return None
+    given = "not rounded" if inputs.bits == 16 else "dynamic, a range a token"
+    return f"activations.modality=own is for static inputs but inputs are {given}: set activations.modality=auto."

@@ -16,6 +16,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from sinkquant.errors import SinkquantError, UsageError
+from sinkquant.models.media import Media
 from sinkquant.quantization.scheme import KVScheme, LinearScheme
 
 Scheme = TypeVar("Scheme", bound=Hashable)
@@ -112,16 +113,18 @@ class SinkquantQuantization(QuantizationConfigMixin):
         positions: PositionKind = "rotary",
         experts: tuple[str, ...] = (),
         hub_names: Mapping[str, str] | None = None,
+        media: Media | None = None,
     ) -> None:
         """`kv_shapes`: (kv heads, size of a key, of a value) of every attention; `embeddings`: names of 8-bit ones;
         `positions`: what a text has behind a prefix; `experts`: modules whose experts are taken apart;
         `hub_names`: tensors are stored under the hub's names, these modules under others than in the model; None: under
-        those of the model."""
+        those of the model; `media`: which rows stand for media, where some linears have a range of their own for
+        them."""
         self.quant_method = METHOD  # type: ignore[assignment]
         self.linears, self.attentions, self.prefix_length = linears, attentions, prefix_length
         self.kv_shapes, self.embeddings = kv_shapes, embeddings
         self.final_norm, self.untied_head, self.positions = final_norm, untied_head, positions
-        self.experts, self.hub_names = experts, hub_names
+        self.experts, self.hub_names, self.media = experts, hub_names, media
         # Linears that are to stay out of the model; never stored.
         self.apart: frozenset[str] = frozenset()
 
@@ -141,6 +144,7 @@ class SinkquantQuantization(QuantizationConfigMixin):
             "positions": self.positions,
             "experts": list(self.experts),
             **({} if self.hub_names is None else {"hub_names": dict(self.hub_names)}),
+            **({} if self.media is None else {"media": vars(self.media) | {"ids": list(self.media.ids)}}),
         }
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -156,7 +160,7 @@ class SinkquantQuantization(QuantizationConfigMixin):
         made = cls(
             linears, attentions, config_dict["prefix_length"], shapes, tuple(config_dict["embeddings"]),
             config_dict["final_norm"], config_dict["untied_head"], config_dict.get("positions", "rotary"),
-            tuple(config_dict.get("experts", ())), config_dict.get("hub_names"),
+            tuple(config_dict.get("experts", ())), config_dict.get("hub_names"), _media(config_dict.get("media")),
         )  # fmt: skip
         made.apart = frozenset(config_dict.get("apart", ()))
         return (made, kwargs) if return_unused_kwargs else made
@@ -173,6 +177,10 @@ def _group(schemes: Mapping[str, Scheme], to_dict: Callable[[Scheme], dict[str, 
 def _ungroup(groups: list[dict[str, Any]], from_dict: Callable[[dict[str, Any]], Made]) -> dict[str, Made]:
     made = ((from_dict(group["scheme"]), group["targets"]) for group in groups)
     return {name: scheme for scheme, names in made for name in names}
+
+
+def _media(fields: dict[str, Any] | None) -> Media | None:
+    return None if fields is None else Media(fields["stack"], fields["argument"], tuple(fields["ids"]))
 
 
 def _kv_shape(stored: list[int]) -> tuple[int, int, int]:

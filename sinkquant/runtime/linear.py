@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from sinkquant.errors import SinkquantError
 from sinkquant.hadamard.transform import fast_hadamard
+from sinkquant.models.media import MediaRows
 from sinkquant.quantization.activations import token_ranges
 from sinkquant.quantization.grid import fake_quantize
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme
@@ -39,9 +41,10 @@ class QuantizedLinear(CodedModule):
     """
 
     choice: Selection | None = None
-    limit: float | None = None  # with a choice: the magnitude above which rows are routed
+    limit: float | None = None  # with a choice: up to that magnitude no row is routed
     input_grid: Hashable = None  # with a choice: linears with an equal one make the same of an input
     shared: SharedInputs | None = None  # with a choice: where such linears of one module leave it for each other
+    media: MediaRows | None = None  # of the model: which rows have the second static range
     kernel_codes: Tensor  # what a kernel put in the place of the stored codes
     kernel_ranges: Tensor
     weight_scale: Tensor
@@ -71,9 +74,9 @@ class QuantizedLinear(CodedModule):
             for name, tensor in packing.empty(scheme.weight, out_features, in_features).items():
                 self.register_buffer(name, tensor)
         if scheme.activation is not None and scheme.activation.mode == "static":
-            self.register_buffer("input_scale", torch.empty(1, dtype=torch.float32))
+            self.register_buffer("input_scale", torch.empty(scheme.activation.ranges, dtype=torch.float32))
             if not scheme.activation.symmetric:
-                self.register_buffer("input_zero_point", torch.empty(1, dtype=torch.int8))
+                self.register_buffer("input_zero_point", torch.empty(scheme.activation.ranges, dtype=torch.int8))
         if scheme.center:
             self.register_buffer("input_offset", torch.empty(in_features, dtype=torch.float32))
             self.register_buffer("bias", torch.empty(out_features, dtype=torch.float32))
@@ -94,7 +97,8 @@ class QuantizedLinear(CodedModule):
         input_offset: Tensor | None = None,
         spikes: Tensor | None = None,
     ) -> QuantizedLinear:
-        """Replace `module`; `input_range` is (scale, zero) of static activations. A float weight is shared.
+        """Replace `module`; `input_range` is (scale, zero) of static activations, each (ranges,). A float weight is
+        shared.
 
         `input_offset` (in,) is the mean of the (rotated) inputs where the scheme centers them, `spikes` (k,) are the
         channels in float where it has some; `weight` and `input_offset` are then of what is left without them.
@@ -111,10 +115,10 @@ class QuantizedLinear(CodedModule):
         if scheme.activation is not None and scheme.activation.mode == "static":
             assert input_range is not None
             made.input_scale = (
-                input_range[0].detach().float().reshape(1).clone()
+                input_range[0].detach().float().reshape(scheme.activation.ranges).clone()
             )  # linears of one site must not share storage on disk
             if not scheme.activation.symmetric:
-                made.input_zero_point = input_range[1].detach().to(torch.int8).reshape(1).clone()
+                made.input_zero_point = input_range[1].detach().to(torch.int8).flatten().clone()
         rest = module.weight.detach()
         if scheme.spikes:
             assert spikes is not None
@@ -153,17 +157,27 @@ class QuantizedLinear(CodedModule):
         """The spike units (…, k) of the input (…, in) as it comes, or None where the scheme has none."""
         return x.index_select(-1, self.spike_index) if self.scheme.spikes else None
 
-    def static_range(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Stored scale and zero point (1,) of static inputs."""
+    def stored_range(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Scale and zero point of static inputs, (1,); (2,) where rows of media have the second."""
         scale, zero = self._buffers["input_scale"], self._buffers.get("input_zero_point")
         assert scale is not None
         return scale.to(dtype), None if zero is None else zero.to(dtype)
+
+    def static_range(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scale and zero point of static inputs for the rows of `x` (…, in): (1,), or (…, 1) where they differ."""
+        scale, zero = self.stored_range(x.dtype)
+        if len(scale) == 1:
+            return scale, zero
+        if self.media is None:
+            raise SinkquantError("a layer with ranges for rows of images does not run without its model.")
+        kinds = self.media.kinds(x)
+        return scale[kinds], None if zero is None else zero[kinds]
 
     def routed_rows(self, x: Tensor) -> Tensor:
         """(…) bool: which rows of the prepared input (…, in) take the float path; the scheme must route."""
         scheme = self.scheme.activation
         assert scheme is not None and scheme.route is not None
-        return outlier_rows(x, *self.static_range(x.dtype), scheme.grid, scheme.route)
+        return outlier_rows(x, *self.static_range(x), scheme.grid, scheme.route)
 
     def quantize_input(self, x: Tensor) -> Tensor:
         """The prepared input as the integer kernel would see it, in float; routed rows as they are."""
@@ -172,7 +186,7 @@ class QuantizedLinear(CodedModule):
             return x
         if scheme.mode == "dynamic":
             return fake_quantize(x, *token_ranges(x, scheme), scheme.grid)
-        rounded = fake_quantize(x, *self.static_range(x.dtype), scheme.grid)
+        rounded = fake_quantize(x, *self.static_range(x), scheme.grid)
         inside = self.limit is not None and not torch.compiler.is_compiling() and _largest(x) <= self.limit
         if inside or not self.routes:
             return rounded
@@ -237,12 +251,12 @@ class QuantizedLinear(CodedModule):
         choice.prepare(self, dtype)
         self.choice = choice
         scheme = self.scheme.activation
-        static = self.static_range(torch.float32) if scheme is not None and scheme.mode == "static" else ()
+        static = self.stored_range(torch.float32) if scheme is not None and scheme.mode == "static" else ()
         spikes = tuple(self.spike_index.tolist()) if self.scheme.spikes else ()
-        ranges = (None if part is None else part.item() for part in static)
+        ranges = (None if part is None else tuple(part.tolist()) for part in static)
         self.input_grid = (scheme, self.scheme.rotate, spikes, *ranges)
         if scheme is not None and scheme.route is not None:
-            self.limit = float(routing_limit(*self.static_range(dtype), scheme.grid, scheme.route))
+            self.limit = float(routing_limit(*self.stored_range(dtype), scheme.grid, scheme.route).min())
 
     def _float(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
@@ -279,6 +293,7 @@ class QuantizedLinear(CodedModule):
         parts.append(f"input={activation.bits} bits {activation.mode}" if activation else "input=float")
         return ", ".join(
             parts
+            + (["a range for rows of images"] if activation and activation.media else [])
             + (["rotated input"] if self.scheme.rotate else [])
             + (["centered input"] if self.scheme.center else [])
             + ([f"{self.scheme.spikes} spike units in float"] if self.scheme.spikes else [])

@@ -10,6 +10,7 @@ from sinkquant.errors import SinkquantError
 from sinkquant.models.attention import insist, register
 from sinkquant.models.ends import head_of
 from sinkquant.models.experts import part_experts
+from sinkquant.models.media import media_rows, watch_media
 from sinkquant.models.transposed import as_linear
 from sinkquant.runtime.config import SinkquantQuantization
 from sinkquant.runtime.embedding import QuantizedEmbedding
@@ -23,9 +24,11 @@ class OtherNames(SinkquantError):
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` at path `name`."""
+    """Put `module` at path `name`; a quantized linear learns from the model which rows are media."""
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, module)
+    if isinstance(module, QuantizedLinear):
+        module.media = media_rows(model)
 
 
 def flag_final_norm(model: nn.Module, name: str | None) -> None:
@@ -69,14 +72,11 @@ def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
     register()
     dtype, head = next(model.parameters()).dtype, head_of(model)
     part_experts(model, config.experts)
+    if config.media is not None:
+        _at(model, config.media.stack)
+        watch_media(model, config.media)
     for name, scheme in config.linears.items():
-        try:
-            linear = as_linear(model.get_submodule(name))
-        except AttributeError as error:
-            raise OtherNames(
-                f"the checkpoint quantizes {name}, which this version of the model does not have; "
-                "load it with the transformers version stated in its manifest."
-            ) from error
+        linear = as_linear(_at(model, name))
         assert isinstance(linear, nn.Linear)
         with torch.device("meta"):
             made = QuantizedLinear(
@@ -96,3 +96,13 @@ def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
     flag_final_norm(model, config.final_norm)
     if config.prefix_length and config.positions != "uncounted":
         install_positions(model)
+
+
+def _at(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError as error:
+        raise OtherNames(
+            f"the checkpoint quantizes {name}, which this version of the model does not have; "
+            "load it with the transformers version stated in its manifest."
+        ) from error

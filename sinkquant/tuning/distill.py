@@ -20,7 +20,6 @@ from torch.utils.checkpoint import checkpoint
 
 from sinkquant.models.head import Ending, Head
 from sinkquant.models.roles import Roles
-from sinkquant.models.stream import Arguments, Stream
 from sinkquant.recipes.schema import Tuning
 from sinkquant.tuning.knobs import Knob, block_knobs, write_back
 from sinkquant.walk.walk import Walk
@@ -52,7 +51,7 @@ class Distillation:
         """Mean KL in nats a token on one batch; where gradients are on, those of all turns are added up."""
         hidden = self.walk.inputs[batch].detach()
         for index, (block, knobs) in enumerate(zip(self.blocks, self.knobs, strict=True)):
-            hidden = self._block(block, knobs, hidden, self.walk.arguments(index)[batch], self.streams[index])
+            hidden = self._block(index, batch, block, knobs, hidden)
         end, total = hidden.detach().requires_grad_(), 0.0
         for part in self.end.losses(end, self.targets[batch], self.walk.batches[batch]):  # backwards at once
             total += part.item()
@@ -62,12 +61,13 @@ class Distillation:
             hidden.backward(end.grad)  # type: ignore[no-untyped-call]
         return total
 
-    def _block(
-        self, block: nn.Module, knobs: list[Knob], hidden: Tensor, arguments: Arguments, stream: Stream
-    ) -> Tensor:
+    def _block(self, index: int, batch: int, block: nn.Module, knobs: list[Knob], hidden: Tensor) -> Tensor:
+        arguments, stream = self.walk.arguments(index)[batch], self.streams[index]
+
         def forward(x: Tensor, *turns: Tensor) -> Tensor:
             values = {knob.name: knob.value(turn) for knob, turn in zip(knobs, turns, strict=True)}
-            return stream.given(functional_call(block, values, *stream.call(arguments, x)))
+            with self.walk.telling(index, batch):
+                return stream.given(functional_call(block, values, *stream.call(arguments, x)))
 
         return checkpoint(forward, hidden, *(knob.turn for knob in knobs), use_reentrant=False)
 

@@ -7,6 +7,7 @@ called is recorded when the stacks before it are finished: a decoder gets what i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -14,12 +15,15 @@ from torch import Tensor, nn
 
 from sinkquant.inputs.batches import TOKENS_PER_CALL, Batch, token_batch
 from sinkquant.models.attention import own_attention
+from sinkquant.models.media import MediaRows, media_rows
 from sinkquant.models.roles import Block, Roles, Stack
 from sinkquant.models.stream import Arguments
 from sinkquant.models.stubs import StopForward
 from sinkquant.progress import Progress
 from sinkquant.walk.place import Memory, Place
 from sinkquant.walk.record import record_stack
+
+MediaMasks = Mapping[str, list[Tensor]]
 
 
 @dataclass
@@ -34,6 +38,9 @@ class BlockRun:
     stack: Stack
     real: Mapping[str, list[Tensor]]  # by the name of a stack that is under way or finished: its `masks`
     routed: dict[str, Tensor] = field(default_factory=dict)  # by a module of experts, as far as asked: tokens of each
+    media: MediaMasks = field(default_factory=dict)  # by the name of a stack, where it has any
+    gains: dict[str, float] = field(default_factory=dict)  # of two ranges over one, by a site's first linear
+    told: MediaRows | None = None  # where linears look which rows of the batch under way are media
 
     @property
     def masks(self) -> list[Tensor]:
@@ -42,8 +49,15 @@ class BlockRun:
 
     def masks_of(self, linear: str) -> list[Tensor]:
         """The masks of the input rows of one of the block's linears."""
+        return self.real[self._stack_of(linear)]
+
+    def media_of(self, linear: str) -> list[Tensor] | None:
+        """Which input rows of one of the block's linears are media, (B, R) bool a batch; None: none are."""
+        return self.media.get(self._stack_of(linear))
+
+    def _stack_of(self, linear: str) -> str:
         site = next((site for site in self.roles.sites if linear in site.linears), None)
-        return self.real[self.stack.name if site is None or site.stack is None else site.stack]
+        return self.stack.name if site is None or site.stack is None else site.stack
 
     def inside(self, name: str) -> nn.Module:
         """A module of the block by its name in the model."""
@@ -57,15 +71,23 @@ class BlockRun:
     def call(self, batch: int, hidden: Tensor) -> Tensor:
         """The block's output for other inputs (B, R, D) in the place of one batch's; gradients pass."""
         args, kwargs = self.roles.stream.call(self.arguments[batch], hidden)
-        return self.roles.stream.given(self.module(*args, **kwargs))
+        with telling(self.told, self.media.get(self.stack.name), batch):
+            return self.roles.stream.given(self.module(*args, **kwargs))
 
     def batches(self) -> range:
         """Indices of the batches."""
         return range(len(self.inputs))
 
 
+def telling(told: MediaRows | None, masks: list[Tensor] | None, batch: int) -> AbstractContextManager[None]:
+    """A context in which the linears of a block that runs alone know which rows of one batch are media."""
+    return nullcontext() if told is None or masks is None else told.given(masks[batch])
+
+
 Visitor = Callable[[BlockRun], list[Tensor]]
 Look = Callable[[int, tuple[Tensor, ...]], None]
+Take = Callable[[Tensor, Tensor, Tensor], None]
+"""Takes rows (n, width), their mask and which of them are media, (n,) bool each."""
 
 
 class Walk:
@@ -88,11 +110,17 @@ class Walk:
         self.inputs: list[Tensor] = []
         self._arguments: dict[str, list[Arguments]] = {}
         self._real: dict[str, list[Tensor]] = {}
+        self._media: dict[str, list[Tensor]] = {}
         self._finished: dict[str, list[Tensor]] = {}
 
     def arguments(self, index: int) -> list[Arguments]:
         """How block `index`, of a stack under way or finished, is called, for every batch, without the stream."""
         return self._arguments[self.roles.blocks[index].name]
+
+    def telling(self, index: int, batch: int) -> AbstractContextManager[None]:
+        """A context for calls of block `index` by others with the arguments of one batch."""
+        stack = self.roles.blocks[index].name.rpartition(".")[0]
+        return telling(media_rows(self.model), self._media.get(stack), batch)
 
     @property
     def shares(self) -> bool:
@@ -126,7 +154,10 @@ class Walk:
 
     def _step(self, visit: Visitor, index: int, block: Block, stack: Stack) -> None:
         with self.place.block(self.model.get_submodule(block.name)) as module:
-            run = BlockRun(index, block, module, self._arguments[block.name], self.inputs, stack, self._real)
+            run = BlockRun(
+                index, block, module, self._arguments[block.name], self.inputs, stack, self._real,
+                media=self._media, told=media_rows(self.model),
+            )  # fmt: skip
             self.inputs = visit(run)
         if block.name in stack.gives:
             self._finished[block.name] = self.inputs
@@ -138,6 +169,8 @@ class Walk:
         self._arguments |= recording.arguments
         pairs = zip(recording.inputs, self.batches, strict=True)
         self._real[stack.name] = [real_mask(hidden, batch, stack) for hidden, batch in pairs]
+        if (media := self.roles.media) is not None and media.stack == stack.name:
+            self._media[stack.name] = [media.find(batch.tensors[media.argument]) for batch in self.batches]
 
 
 def real_mask(hidden: Tensor, batch: Batch, stack: Stack) -> Tensor:
@@ -159,16 +192,23 @@ def real_rows(rows: Tensor, mask: Tensor) -> Tensor:
     return mask.reshape(-1) if len(rows) == mask.numel() else mask.new_ones(len(rows))
 
 
-def capture_inputs(run: BlockRun, keep: Mapping[str, Callable[[Tensor, Tensor], None]]) -> None:
-    """Run the block up to the last of the named modules for every batch; each one's input rows (rows, width) and their
-    mask are handed to what is named with it."""
+def media_rows_of(rows: Tensor, masks: list[Tensor] | None, batch: int) -> Tensor:
+    """Which input rows (n, width) of a linear are media, (n,) bool; none where they are not the stack's rows."""
+    if masks is None or len(rows) != masks[batch].numel():
+        return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    return masks[batch].reshape(-1)
+
+
+def capture_inputs(run: BlockRun, keep: Mapping[str, Take]) -> None:
+    """Run the block up to the last of the named modules for every batch; each one's input rows are handed to what is
+    named with it."""
 
     def look(name: str) -> Look:
-        masks = run.masks_of(name)
+        masks, media = run.masks_of(name), run.media_of(name)
 
         def see(batch: int, args: tuple[Tensor, ...]) -> None:
             rows = args[0].reshape(-1, args[0].shape[-1])
-            keep[name](rows, real_rows(rows, masks[batch]))
+            keep[name](rows, real_rows(rows, masks[batch]), media_rows_of(rows, media, batch))
 
         return see
 

@@ -100,7 +100,9 @@ def test_a_cold_expert_sees_every_token_and_a_warm_one_its_own() -> None:
             found.append(tokens_of(run, experts).tolist())
             names = [f"{experts}.{number}.up_proj" for number in range(4)]
             with seen_by_enough(run, names):
-                capture_inputs(run, {name: lambda rows, _, name=name: seen.update({name: len(rows)}) for name in names})
+                capture_inputs(
+                    run, {name: lambda rows, *_, name=name: seen.update({name: len(rows)}) for name in names}
+                )
         return run_block(run)
 
     ids = torch.arange(2, 42).repeat(2, 1)

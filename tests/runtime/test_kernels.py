@@ -12,6 +12,7 @@ from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from sinkquant.models.media import Media, MediaRows
 from sinkquant.quantization.grid import Grid
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme, WeightScheme
 from sinkquant.quantization.weights import QuantizedWeight, round_to_nearest
@@ -36,6 +37,8 @@ STATIC, DYNAMIC = ActivationScheme(8, "static"), ActivationScheme(8, "dynamic")
 INTEGER = [
     LinearScheme(WeightScheme(8), STATIC),
     LinearScheme(WeightScheme(8), ActivationScheme(8, "static", symmetric=False)),
+    LinearScheme(WeightScheme(8), ActivationScheme(8, "static", media=True)),
+    LinearScheme(WeightScheme(8), ActivationScheme(8, "static", symmetric=False, media=True)),
     LinearScheme(WeightScheme(8), DYNAMIC),
     LinearScheme(WeightScheme(8), ActivationScheme(8, "dynamic", symmetric=False)),
     LinearScheme(WeightScheme(4), STATIC),
@@ -53,8 +56,21 @@ def fresh(scheme: LinearScheme, out: int, width: int, *, bias: bool) -> Quantize
     weight = QuantizedWeight(codes, torch.rand(out, groups) * 0.02 + 1e-3, zero)
     module = nn.Linear(width, out, bias=bias)
     steps = 2 ** (scheme.activation.bits - 1) if scheme.activation else 128
-    limits = torch.rand(1) / steps * 3 + 1 / steps, torch.randint(-steps // 2, steps // 2, (1,)).float()
-    return QuantizedLinear.from_linear(module, scheme, weight, limits)
+    ranges = scheme.activation.ranges if scheme.activation else 1
+    limits = torch.rand(ranges) / steps * 3 + 1 / steps, torch.randint(-steps // 2, steps // 2, (ranges,)).float()
+    layer = QuantizedLinear.from_linear(module, scheme, weight, limits)
+    layer.media = EverySecond()
+    return layer
+
+
+class EverySecond(MediaRows):
+    """Every second row stands for an image."""
+
+    def __init__(self) -> None:
+        super().__init__(Media("", "", ()))
+
+    def kinds(self, x: Tensor) -> Tensor:
+        return torch.arange(len(x))[:, None] % 2
 
 
 def unaligned(x: Tensor) -> Tensor:
@@ -80,8 +96,9 @@ def input64(layer: QuantizedLinear, x: Tensor) -> Tensor:
     scheme = layer.scheme.activation
     assert scheme is not None
     if scheme.mode == "static":
-        scale, zero = layer.input_scale.to(x.dtype), layer._buffers.get("input_zero_point")
-        offset = torch.zeros(1) if zero is None else zero
+        kinds = torch.arange(len(x))[:, None] % scheme.ranges
+        scale, zero = layer.input_scale.to(x.dtype)[kinds], layer._buffers.get("input_zero_point")
+        offset = torch.zeros(1) if zero is None else zero[kinds]
     elif scheme.symmetric:
         scale = x.abs().amax(-1, keepdim=True) * scheme.clip * 2 / (2**scheme.bits - 1)
         offset = torch.zeros(1)

@@ -60,7 +60,7 @@ class Made(NamedTuple):
         if activation.mode == "dynamic":
             rounded = fake_quantize(rest, *token_ranges(rest, activation), activation.grid)
         else:
-            scale, zero = layer.static_range(x.dtype)
+            scale, zero = layer.static_range(x)
             rounded = fake_quantize(rest, scale, zero, activation.grid)
             if activation.route is not None:
                 rows = rest.abs().amax(-1, keepdim=True) > activation.route * 127 * scale

@@ -100,7 +100,7 @@ def test_rows_are_real_where_their_own_stack_says_so(kind: str, traced: dict[str
     def visit(run: BlockRun) -> list[Tensor]:
         for site in run.roles.sites:
             name = site.linears[0]
-            capture_inputs(run, {name: lambda rows, real, name=name: captured.setdefault(name, []).append(real)})
+            capture_inputs(run, {name: lambda rows, real, _, name=name: captured.setdefault(name, []).append(real)})
         return run_and_show(run, lambda name, rows, real: seen.setdefault(name, []).append(real))
 
     Walk(model, roles, [batch], tokens=46).run(visit)

@@ -57,7 +57,9 @@ class Chooser:
     def product_of(self, layer: QuantizedLinear) -> Product:
         """What `layer`, whose weight is quantized, computes of a prepared input."""
         scheme, device = layer.scheme, layer.weight_scale.device
-        activation = None if scheme.activation is None else replace(scheme.activation, route=None, clip=1.0)
+        activation = (
+            None if scheme.activation is None else replace(scheme.activation, route=None, clip=1.0, media=False)
+        )
         bare = LinearScheme(scheme.weight, activation)
         facts = (bare, layer.out_features, layer.in_features, device)
         return Product(bare, layer.in_features, device, tuple(k for k in self.kernels if k.suits(*facts)))

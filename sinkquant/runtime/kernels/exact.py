@@ -31,7 +31,7 @@ class Exact:
         inputs = self.layer.scheme.activation
         exact = x.double()
         if inputs is not None:
-            scale, zero = token_ranges(x, inputs) if inputs.mode == "dynamic" else self.layer.static_range(x.dtype)
+            scale, zero = token_ranges(x, inputs) if inputs.mode == "dynamic" else self.layer.static_range(x)
             codes = quantize(x, scale, zero, inputs.grid)
             exact = dequantize(codes, scale.double(), None if zero is None else zero.double())
         expected = exact @ self.weight.T
