@@ -93,7 +93,8 @@ def markdown(rows: list[Row]) -> str:
         "", "Result and float are perplexities, KL is in nats a token; blocks in float: share of the blocks' weights "
         "that stay so (routers and norms); size is that of the weight files; time and memory are those of `quantize`, "
         "its proof included, with the threads in brackets. Dense: SmolLM2 itself, from "
-        f"[smollm2.md](smollm2.md). Overrides: {overrides}.{_peer()}", "", "## How it was measured", "", *conditions(measured),
+        f"[smollm2.md](smollm2.md). Overrides: {overrides}.{_peer()}",
+        "", "## How it was measured", "", *conditions(measured),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -102,8 +103,9 @@ def _peer() -> str:
     """A sentence on another tool's experts, where it was measured."""
     rows = [row for row in read(RESULTS / "peers-mixtral.json") if "in_memory" in row]
     return "".join(
-        f" {row['peer']} ({row['group']}, {row['setting']}) on the same calibration and text: {row['in_memory']:.2f} in "
-        f"memory, {row['result_perplexity']:.3g} as {row['loaded_by']} loads it ([peers-mixtral.md](peers-mixtral.md))."
+        f" {row['peer']} ({row['group']}, {row['setting']}) on the same calibration and text: {row['in_memory']:.2f} "
+        f"in memory, {row['result_perplexity']:.3g} as {row['loaded_by']} loads it "
+        "([peers-mixtral.md](peers-mixtral.md))."
         for row in rows
     )
 
