@@ -23,8 +23,7 @@ from sinkquant.recipes.plain import NO_TRANSFORMS
 NAME = "super-experts"
 NEAREST = ("weights.method=rtn", "tuning.epochs=0", "weights.head_bits=16", "weights.embedding_bits=16")
 SETTINGS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "W4, groups of 64": ("w4a16", ("target=sink-aware", "weights.group_size=64", *NO_TRANSFORMS)),
-    "W4, one scale a channel": ("w4a16", ("target=sink-aware", "weights.group_size=null", *NO_TRANSFORMS)),
+    "W4": ("w4a16", ("target=sink-aware", "weights.group_size=64", "weights.clip=none", *NO_TRANSFORMS)),
     "W4A4KV4": ("w4a4kv4", ()),
 }
 PREFIX = (260,)  # what detection finds
@@ -41,7 +40,7 @@ def find(bench: Bench) -> tuple[Any, ...]:
     from sinkquant.sinks.observe import observe
     from sinkquant.sinks.super_experts import super_experts
 
-    seen = observe(bench.model, trace_roles(bench.model), bench.ids[:, :128])
+    seen = observe(bench.model, trace_roles(bench.model), bench.ids[:, :64])
     first = torch.zeros_like(seen.ids, dtype=torch.bool)
     first[:, 0] = True
     return super_experts(bench.model, seen, first)
@@ -112,7 +111,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), metavar="SETTING")
     parser.add_argument("--sequences", type=int, default=8, help="calibration sequences")
     parser.add_argument("--length", type=int, default=512, help="tokens a calibration sequence")
-    parser.add_argument("--tokens", type=int, default=2048, help="most tokens that are scored")
+    parser.add_argument("--tokens", type=int, default=1024, help="most tokens that are scored")
     options = parser.parse_args()
     if SUBJECT.missing():
         parser.error(f"{SUBJECT.missing()[0]} is missing: set SINKQUANT_ASSETS, SINKQUANT_SHARED.")
