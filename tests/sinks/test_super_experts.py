@@ -5,11 +5,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from sinkquant.inputs.batches import Batch
 from sinkquant.models.experts import part_experts
 from sinkquant.models.trace import trace_roles
 from sinkquant.sinks.build import build_report
+from sinkquant.sinks.observe import observe_stacks
 from sinkquant.sinks.report import SinkReport, Verdict
+from sinkquant.sinks.super_experts import super_experts
 from tests import tiny
 from tests.planted_experts import BLOCK, CHANNEL, EXPERT, NEURON, WEIGHT, planted, text
 
@@ -48,3 +52,16 @@ def test_nobody_is_named_where_no_routed_expert_writes_it(writer: str) -> None:
     assert report.super_experts == ()
     assert bool(report.sinks) == (writer == "shared")
     assert all(sink.origin is None or sink.origin.expert is None for sink in report.sinks)
+
+
+def test_tokens_of_later_batches_are_told_apart() -> None:
+    model, plain = planted("Mixtral"), text(2)
+    roles, marked = trace_roles(model), plain.clone()
+    marked[1, 0] = tiny.BOS
+    batches = [Batch({"input_ids": ids}) for ids in (plain, marked)]
+    seen = observe_stacks(model, roles, batches)[roles.stacks[0].name]
+    where = torch.zeros(4, plain.shape[1], dtype=torch.bool)
+    where[3, 0] = True
+    (found,) = super_experts(model, seen, where)
+    assert (found.layer, found.expert, found.frequency) == (BLOCK, EXPERT, 1.0)
+    assert super_experts(model, seen, where.roll(1, dims=0)) == ()
