@@ -43,32 +43,27 @@ def quantize_blocks(session: Session, plan: Plan, store: ResumeStore, tell: Prog
         watch_media(model, roles.media)
     start, learnt = store.finished(), Learnt()
     for index in range(start):
-        if any(site.experts for site in roles.blocks[index].sites):
-            learnt.tokens.update(store.remember(_tokens(index), dict))
-        learnt.gains.update(restore_block(model, roles.blocks[index], plan, *store.block(index)))
+        tensors, facts = store.block(index)
+        restore_block(model, roles.blocks[index], plan, tensors, facts["linears"])
+        learnt.tokens.update(facts["tokens"])
+        learnt.gains.update(facts["gains"])
     if start:
         tell(start, len(roles.blocks))
     walk = Walk(model, roles, session.calibration)
 
     def visit(run: BlockRun) -> list[Tensor]:
         outputs = quantize_block(model, run, plan, session.threshold)
-        if run.routed:
-            tokens = {module: counts.tolist() for module, counts in run.routed.items()}
-            store.remember(_tokens(run.index), lambda: tokens)
-            learnt.tokens.update(tokens)
+        tokens = {module: counts.tolist() for module, counts in run.routed.items()}
+        learnt.tokens.update(tokens)
+        learnt.gains.update(run.gains)
         schemes = {n: m.scheme.to_dict() for n in run.roles.linears if isinstance(m := _at(model, n), QuantizedLinear)}
         if not walk.shares:  # what finished blocks would hand on beside the stream is not stored
-            store.save(run.index, dict(run.module.state_dict()), {"linears": schemes, "gains": run.gains}, outputs)
-        learnt.gains.update(run.gains)
+            facts = {"linears": schemes, "tokens": tokens, "gains": run.gains}
+            store.save(run.index, dict(run.module.state_dict()), facts, outputs)
         return outputs
 
     walk.run(visit, tell, start=start, inputs=store.outputs() if start else None)
     return learnt
-
-
-def _tokens(block: int) -> str:
-    """Under which name the store remembers the tokens of a block's experts."""
-    return f"tokens-{block}"
 
 
 def _at(model: nn.Module, name: str) -> nn.Module:
@@ -76,15 +71,14 @@ def _at(model: nn.Module, name: str) -> nn.Module:
 
 
 def restore_block(
-    model: nn.Module, block: Block, plan: Plan, tensors: dict[str, Tensor], facts: dict[str, Any]
-) -> dict[str, float]:
-    """Put a finished block's modules and tensors in place; returns its gains."""
+    model: nn.Module, block: Block, plan: Plan, tensors: dict[str, Tensor], schemes: dict[str, dict[str, Any]]
+) -> None:
+    """Put a finished block's modules and tensors in place."""
     install_kv(model, block, plan)
-    for name, fields in facts["linears"].items():
+    for name, fields in schemes.items():
         scheme, linear = LinearScheme.from_dict(fields), model.get_submodule(name)
         assert isinstance(linear, nn.Linear | QuantizedLinear)
         with torch.device("meta"):
             made = QuantizedLinear(linear.in_features, linear.out_features, scheme, bias=linear.bias is not None)
         replace_module(model, name, made.requires_grad_(False))
     model.get_submodule(block.name).load_state_dict(tensors, assign=True)
-    return facts["gains"]  # type: ignore[no-any-return]
