@@ -118,9 +118,10 @@ class SiteWork:
 
     @property
     def scheme(self) -> LinearScheme:
-        """Of the first linear whose weight is rounded, if there is one; inputs are treated alike in all."""
+        """Of the first linear whose weight is rounded, and inputs too, if there is one; inputs are treated alike in all
+        where they are rounded."""
         schemes = [self.plan.linears[name] for name in self.site.linears]
-        return next((scheme for scheme in schemes if scheme.weight is not None), schemes[0])
+        return max(schemes, key=lambda scheme: (scheme.weight is not None, scheme.activation is not None))
 
     @property
     def method(self) -> Method:
@@ -252,7 +253,11 @@ class SiteWork:
         chosen = self.ranges(ready, seen)
         if chosen.gain is not None:
             self.run.gains[self.site.linears[0]] = chosen.gain
-        return [Job(self, group, ready, chosen.activation, chosen.input_range) for group in self.site.groups]
+        linears = self.plan.linears
+        return [
+            Job(self, group, ready, chosen.activation if linears[group[0]].activation else None, chosen.input_range)
+            for group in self.site.groups
+        ]
 
 
 def _sample(rows: int) -> Sample:

@@ -147,7 +147,8 @@ class Format(ABC):
         return {"bits": 16}
 
     def runtimes(self, quantization: Mapping[str, Any], *, prefix: bool, serves: bool) -> tuple[Runtime, ...]:
-        """Programs that can or cannot run a checkpoint, with a prefix or without, by the `quantization_config`.
+        """Programs that can or cannot run a checkpoint, with a prefix or without, by the `quantization_config`; its
+        `experts` are the modules whose experts are stored one by one.
 
         `serves`: it is a causal language model, which is what servers of text are tried with.
         """

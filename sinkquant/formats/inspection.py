@@ -15,6 +15,7 @@ from sinkquant.formats.stated import stated_config
 from sinkquant.formats.stored import Stored, Weight, stored_weights
 from sinkquant.formats.targets import target_of
 from sinkquant.models.json_file import understood
+from sinkquant.models.seal import KEY
 
 QUANTIZED = ("I8", "I32")
 FLOAT = Scheme("float")
@@ -71,6 +72,7 @@ def _inspection(
     folder: Path, manifest: Manifest, config: Mapping[str, Any], tensors: Mapping[str, Stored]
 ) -> Inspection:
     kind, stored = FORMATS[manifest.recipe.target], config.get("quantization_config") or {}
+    stored = {"experts": (config.get(KEY) or {}).get("experts", ()), **stored}
     weights = list(stored_weights(tensors, config))
     schemes = kind.schemes(stored)
     integer = [weight for weight in weights if weight.dtype in QUANTIZED or schemes.get(weight.name, FLOAT) != FLOAT]

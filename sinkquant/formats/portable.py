@@ -141,18 +141,32 @@ class Portable(Format):
         """Servers only where they have been tried or say that they do."""
         same = "nothing: everything is fused into the weights"
         ours = "files are checked before they are loaded, weights stay packed"
-        stock = "transformers + compressed-tensors"
+        stock = "weights are unpacked to float at the first call"
+        vllm = "needs a kernel for these bits and groups on the device"
+        if quantization.get("experts"):
+            stock = "experts are unpacked to float and merged while it loads, other weights at the first call"
+            vllm = f"by its source, mixtures are not tried by this project: {_experts_in_vllm(quantization)}"
         libraries = (
-            Runtime(stock, True, f"{same}; weights are unpacked to float at the first call"),
+            Runtime("transformers + compressed-tensors", True, f"{same}; {stock}"),
             Runtime("transformers + sinkquant", True, f"{same}; {ours}"),
         )
         if not serves:
             return libraries
         return (
             *libraries,
-            Runtime("vLLM", True, f"{same}; needs a kernel for these bits and groups on the device"),
+            Runtime("vLLM", True, f"{same}; {vllm}"),
             Runtime("SGLang", True, f"{same}; reads this format by its documentation, not tried by this project"),
         )
+
+
+def _experts_in_vllm(quantization: Mapping[str, Any]) -> str:
+    """What it has for experts in float inputs, which stock transformers asks for."""
+    groups = quantization["config_groups"].values()
+    own = (group for group in groups if any("experts" in target for target in group["targets"]))
+    bits = next(own, next(iter(groups)))["weights"]["num_bits"]
+    if bits == 4:
+        return "experts of 4 bits run on GPUs, and on x86 CPUs with AMX"
+    return "experts of 8 bits run on GPUs; for int8 inputs it wants weights that transformers cannot merge"
 
 
 PORTABLE = Portable()

@@ -39,6 +39,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "mixtral": ("w4a8kv4", "w8a8", "w4a16"),  # experts, with names of their own on disk
     "qwen2_moe": ("w4a8kv4", "w8a8"),  # a shared expert behind a gate
     "deepseek_v3": ("w8a8",),  # chosen by group, the first block without experts
+    "cohere2_moe": ("w8a8",),  # attention and experts read one norm
     "olmoe": ("w4a16",),  # every linear and every expert in one group
     "llama4_text": ("w8a8-static", "w8a8"),  # experts that compute rows of zeros for others' tokens
     "gpt_oss": ("w8a8-static", "w8a8"),  # transposed experts with biases, in one tensor on disk; learned sinks

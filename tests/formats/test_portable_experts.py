@@ -62,6 +62,8 @@ def test_every_expert_is_packed_under_the_name_of_the_hub(source: Path, made: An
     found = sinkquant.inspect(made.path)
     assert {part.scheme.weights.split(" in")[0] for part in found.quantized} == {BITS[found.recipe]}
     assert sum(part.modules for part in found.quantized) == len(made.plan.linears)
+    (vllm,) = [one.loss for one in found.runtimes if one.name == "vLLM"]
+    assert f"experts of {BITS[found.recipe]} run on GPUs" in vllm
 
 
 def test_every_loader_gives_the_same_logits(made: Any, tmp_path: Path) -> None:
@@ -79,3 +81,13 @@ def test_every_loader_gives_the_same_logits(made: Any, tmp_path: Path) -> None:
         assert torch.equal(logits(stock), expected)
     spread = sinkquant.load(made.path, device_map="cpu")  # transformers reads the tensors
     assert torch.equal(logits(spread), expected)
+
+
+@pytest.mark.parametrize("target", ["portable", "sink-aware"])
+def test_a_recipe_that_is_chosen_rounds_them_too(source: Path, target: str) -> None:
+    planned = sinkquant.quantize(
+        source, output=None, dry_run=True, bits=4, target=target, overrides=job.SMALL,
+        calibration=str(source.with_name("text.txt")),
+    )  # fmt: skip
+    experts = [name for name, scheme in planned.plan.linears.items() if ".experts." in name and scheme.weight]
+    assert len(experts) == 3 * 4 * (3 if "deepseek" in str(source) else 4)
