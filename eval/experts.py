@@ -30,6 +30,7 @@ class Setting:
 SETTINGS = {
     "w8a8-static": Setting("w8a8-static", dense="W8A8 static"),
     "w4a16": Setting("w4a16", ("weights.group_size=64",), "W4A16 groups (portable)"),
+    "w4a16, best": Setting("w4a16", ("weights.group_size=64", "effort=best")),
     "w4a4kv4": Setting("w4a4kv4", dense="W4A4KV4 static"),
 }
 
