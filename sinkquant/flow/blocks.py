@@ -12,6 +12,7 @@ from sinkquant.flow.block import install_kv, quantize_block
 from sinkquant.flow.modality import tells_apart
 from sinkquant.flow.plan import Plan
 from sinkquant.flow.session import Session
+from sinkquant.flow.site import quantize_sites
 from sinkquant.formats.finished import ResumeStore
 from sinkquant.models.media import watch_media
 from sinkquant.models.roles import Block
@@ -19,7 +20,7 @@ from sinkquant.progress import Progress
 from sinkquant.quantization.scheme import LinearScheme
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import replace_module
-from sinkquant.walk.walk import BlockRun, Walk
+from sinkquant.walk.walk import BlockRun, BridgeRun, Walk
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,11 @@ def quantize_blocks(session: Session, plan: Plan, store: ResumeStore, tell: Prog
             store.save(run.index, dict(run.module.state_dict()), facts, outputs)
         return outputs
 
-    walk.run(visit, tell, start=start, inputs=store.outputs() if start else None)
+    def cross(run: BridgeRun) -> None:
+        for site in run.roles.sites:
+            quantize_sites(model, run, (site,), plan, session.threshold)
+
+    walk.run(visit, tell, start=start, inputs=store.outputs() if start else None, cross=cross)
     return learnt
 
 

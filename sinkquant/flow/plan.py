@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from sinkquant.errors import UsageError
 from sinkquant.flow import modality
+from sinkquant.flow.parts import recipes_of, said
 from sinkquant.flow.spikes import MOST
 from sinkquant.formats.format import FORMATS
-from sinkquant.models.roles import AttentionKind, Block, Roles, SiteKind, Stack
+from sinkquant.models.roles import AttentionKind, Block, Roles, Site, SiteKind, Stack
 from sinkquant.models.writers import ON_THE_STREAM
 from sinkquant.quantization.scheme import ActivationScheme, KVScheme, LinearScheme, Transforms, WeightScheme
-from sinkquant.recipes.load import overridden
 from sinkquant.recipes.schema import Recipe
 
 if TYPE_CHECKING:
@@ -36,11 +36,17 @@ class Plan:
     bytes: int  # of the checkpoint, scales included
     notes: tuple[str, ...]
     shapes: Shapes = field(repr=False, default_factory=dict)
+    recipes: Mapping[str, Recipe] = field(repr=False, default_factory=dict)  # by part, where a model has several
+    prefixed: frozenset[str] = frozenset()  # the parts whose rows the prefix stands in front of
+
+    def recipe_of(self, part: str) -> Recipe:
+        """What is done in a stack, or in the connector."""
+        return self.recipes.get(part, self.recipe)
 
 
 def weight_shapes(model: nn.Module, roles: Roles) -> Shapes:
     """Of every linear of the blocks, the embedding and the head."""
-    names = [name for block in roles.blocks for name in block.linears]
+    names = [name for _, site in roles.linears for name in site.linears]
     names += [name for name in (roles.embedding, roles.head) if name is not None]
     return {name: tuple(model.get_submodule(name).weight.shape) for name in names}  # type: ignore[misc, union-attr, arg-type]
 
@@ -52,25 +58,29 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
     if prefix and no_prefix:
         notes.append(f"no prefix: {no_prefix}")
         prefix = ()
-    if no_prefix:
-        recipe = _without_prefix(recipe)
+    recipes = recipes_of(recipe, roles, prefix=not no_prefix)
+    notes.extend(said(recipe, recipes, roles))
+    if roles.text is None or no_prefix:
+        recipe = recipes[roles.list_name] if recipe.parts.language == "recipe" else recipe
     if prefix and roles.positions is not None:
         left, places = roles.positions.places - len(prefix), roles.positions.places
         notes.append(f"texts have at most {left} tokens in place of {places}: the first positions are the prefix's")
-    kept = sum(keeps(block) for block in roles.blocks)
-    rotations = _rotations(recipe, roles, notes, rounds_keys=bool(kept) and recipe.kv_cache.bits < 16)
+    floats = frozenset(stack.name for stack in roles.stacks if _is_float(recipes[stack.name], recipe))
+    kept = sum(keeps(block) for stack in roles.stacks for block in stack.blocks if stack.name not in floats)
+    rotations = _rotations(recipe, roles, floats, notes, rounds_keys=bool(kept) and recipe.kv_cache.bits < 16)
     linears: dict[str, LinearScheme] = {}
-    for block in roles.blocks:
-        linears.update(_schemes(recipe, block, shapes, rotations, notes))
+    for part, site in roles.linears:
+        linears.update(_schemes(recipes[part], site, shapes, rotations, notes))
     linears = modality.allowed(linears, recipe, roles)
     notes.extend(modality.said(linears, recipe))
+    ends = recipes[roles.list_name].weights
     bits = {name: scheme.weight.bits if scheme.weight else 16 for name, scheme in linears.items()}
     if roles.embedding is not None:
-        bits[roles.embedding] = recipe.weights.embedding_bits
-    rounded = not roles.tied or roles.list_name in rotations.stream or recipe.weights.head_bits < 16
+        bits[roles.embedding] = ends.embedding_bits
+    rounded = not roles.tied or roles.list_name in rotations.stream or ends.head_bits < 16
     if roles.head is not None and rounded and not roles.bound:
-        bits[roles.head] = recipe.weights.head_bits
-    if roles.bound and recipe.weights.head_bits < 16:
+        bits[roles.head] = ends.head_bits
+    if roles.bound and ends.head_bits < 16:
         notes.append(f"the head keeps its precision: {BOUND}")
     if any(scheme.spikes for scheme in linears.values()):
         notes.append(_spiked(recipe, linears, shapes))
@@ -85,7 +95,15 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
     if kept:
         kv = KVScheme(cache.bits, cache.recent, rotations.keys and not cache.balance, balance=cache.balance)
     size = _size(bits, shapes, linears) + _spendable(recipe, shapes, linears)
-    return Plan(recipe, prefix, rotations, linears, kv, bits, size, tuple(dict.fromkeys(notes)), shapes)
+    prefixed = frozenset((roles.text.name,)) if prefix and roles.text is not None else frozenset()
+    return Plan(
+        recipe, prefix, rotations, linears, kv, bits, size, tuple(dict.fromkeys(notes)), shapes, recipes, prefixed
+    )
+
+
+def _is_float(own: Recipe, recipe: Recipe) -> bool:
+    """Whether a part is left alone where others are not."""
+    return own is not recipe and own.weights.bits == own.activations.bits == own.kv_cache.bits == 16
 
 
 def refuse_plan(recipe: Recipe, roles: Roles) -> None:
@@ -153,18 +171,12 @@ def reshaped(
     return replace(plan, linears=linears, bits=bits, bytes=size, notes=(*plan.notes, note))
 
 
-def _without_prefix(recipe: Recipe) -> Recipe:
-    """The recipe for a model that can have no prefix: sinks stay in its text, so static ranges need another remedy."""
-    inputs = recipe.activations
-    static = inputs.bits < 16 and inputs.mode == "static"
-    asked = "spikes" in inputs.model_fields_set
-    if recipe.sinks.prefix == "none" or not static or asked or not FORMATS[recipe.target].ours:
-        return recipe
-    return overridden(recipe, ["activations.spikes=auto"])
-
-
-def _rotations(recipe: Recipe, roles: Roles, notes: list[str], *, rounds_keys: bool) -> Transforms:
+def _rotations(
+    recipe: Recipe, roles: Roles, floats: Collection[str], notes: list[str], *, rounds_keys: bool
+) -> Transforms:
+    """`floats`: stacks that are left alone."""
     wanted = recipe.transforms
+    roles = replace(roles, stacks=tuple(stack for stack in roles.stacks if stack.name not in floats))
     ours = FORMATS[recipe.target].ours
     reasons = {stack.name: BOUND if roles.bound else _keeps_basis(stack) for stack in roles.stacks if wanted.r1}
     if (
@@ -191,7 +203,7 @@ def _rotations(recipe: Recipe, roles: Roles, notes: list[str], *, rounds_keys: b
     if wanted.r2 and len(values) < len(roles.blocks):
         notes.append(f"R2 is left out in {len(roles.blocks) - len(values)} blocks without plain value projections")
     keys = wanted.r3 and rounds_keys  # others would be rotated for nothing
-    return Transforms(fold, stream, values, keys, wanted.r4, wanted.seed, smooth, inputs)
+    return Transforms(fold, stream, values, keys, wanted.r4, wanted.seed, smooth, inputs, tuple(sorted(floats)))
 
 
 def _keeps_basis(stack: Stack) -> str | None:
@@ -210,26 +222,26 @@ def _keeps_basis(stack: Stack) -> str | None:
 
 
 def _schemes(
-    recipe: Recipe, block: Block, shapes: Shapes, rotations: Transforms, notes: list[str]
+    recipe: Recipe, site: Site, shapes: Shapes, rotations: Transforms, notes: list[str]
 ) -> dict[str, LinearScheme]:
     weights, inputs = recipe.weights, recipe.activations
+    words = weights.bits == 8 and inputs.bits == 16 and not FORMATS[recipe.target].ours
     schemes = {}
-    for site in block.sites:
-        for name in site.linears:
-            width = shapes[name][1]
-            weight = None
-            if weights.bits < 16:
-                size = _group_size(weights.group_size, width, notes)
-                weight = WeightScheme(weights.bits, weights.symmetric, size, weights.limit)
-            activation = None
-            if inputs.bits < 16:
-                route = inputs.route if inputs.mode == "static" else None
-                activation = ActivationScheme(inputs.bits, inputs.mode, inputs.symmetric, route=route)
-            rotate = _rotated_online(rotations, site.kind)
-            # A rotation spreads spikes: units in front of it were measured to bring nothing (SmolLM2, 4 and 8 bits).
-            most = (0 if rotate else MOST) if inputs.spikes == "auto" else inputs.spikes
-            spikes = 0 if activation is None else min(width - 1, most)
-            schemes[name] = LinearScheme(weight, activation, rotate, inputs.center, spikes)
+    for name in site.linears:
+        width = shapes[name][1]
+        weight = None
+        if weights.bits < 16:
+            size = _group_size(weights.group_size, width, notes)
+            weight = WeightScheme(weights.bits, weights.symmetric, size, weights.limit, words)
+        activation = None
+        if inputs.bits < 16:
+            route = inputs.route if inputs.mode == "static" else None
+            activation = ActivationScheme(inputs.bits, inputs.mode, inputs.symmetric, route=route)
+        rotate = _rotated_online(rotations, site.kind) and (weight is not None or activation is not None)
+        # A rotation spreads spikes: units in front of it were measured to bring nothing (SmolLM2, 4 and 8 bits).
+        most = (0 if rotate else MOST) if inputs.spikes == "auto" else inputs.spikes
+        spikes = 0 if activation is None else min(width - 1, most)
+        schemes[name] = LinearScheme(weight, activation, rotate, inputs.center, spikes)
     return schemes
 
 
@@ -262,7 +274,7 @@ def _spiked(recipe: Recipe, linears: Mapping[str, LinearScheme], shapes: Shapes)
     """What is said of spike units, with their share of the multiplications of all linears in the blocks."""
     share = sum(scheme.spikes * shapes[name][0] for name, scheme in linears.items()) / count(linears, shapes)
     asked = recipe.activations.spikes
-    if asked == "auto":
+    if asked == "auto" or not asked:  # where nothing is asked for, it is where there is no prefix
         what = f"up to {MOST} channels of inputs that are not rotated online are multiplied in float, where it pays"
         return f"spike units: {what}, at most {share:.1%} of the blocks' multiply-adds"
     return (

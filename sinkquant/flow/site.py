@@ -23,6 +23,7 @@ from sinkquant.models.roles import Site
 from sinkquant.quantization.activations import Range, dynamic_clip, output_error, static_range, token_ranges
 from sinkquant.quantization.grid import fake_quantize
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme
+from sinkquant.recipes.schema import Recipe
 from sinkquant.rounding.method import METHODS, Method, require_form
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.modules import replace_module
@@ -124,9 +125,19 @@ class SiteWork:
         return max(schemes, key=lambda scheme: (scheme.weight is not None, scheme.activation is not None))
 
     @property
+    def recipe(self) -> Recipe:
+        """That of the part which the site is in."""
+        return self.plan.recipe_of(self.run.part)
+
+    @property
+    def prefixed(self) -> bool:
+        """Whether a prefix has taken the sinks out of the site's rows."""
+        return self.run.part in self.plan.prefixed
+
+    @property
     def method(self) -> Method:
         """How weights are rounded."""
-        return METHODS[self.plan.recipe.weights.method]
+        return METHODS[self.recipe.weights.method]
 
     @property
     def changes(self) -> bool:
@@ -143,15 +154,15 @@ class SiteWork:
         """Whether ranges need not hold sink rows: a prefix has taken them out of the text, they have ranges of their
         own, or they are routed."""
         inputs = self.scheme.activation
-        isolated = bool(self.plan.prefix) or inputs is None or inputs.mode == "dynamic" or inputs.route is not None
-        return self.plan.recipe.sinks.exclude and isolated
+        isolated = self.prefixed or inputs is None or inputs.mode == "dynamic" or inputs.route is not None
+        return self.recipe.sinks.exclude and isolated
 
     def take(self, keep: Keep, every: Callable[[Tensor], None] | None = None) -> Take:
         """What takes inputs (tokens, width) part by part, as they come: `keep` without padding and sinks, `every`
         without padding."""
         # Without a prefix the rounded weights must still produce the sinks: a statistic that does not know their
         # direction would move all rounding errors into it.
-        exclude = self.leaves_sinks_out and (bool(self.plan.prefix) or not self.needs)
+        exclude = self.leaves_sinks_out and (self.prefixed or not self.needs)
 
         def take(rows: Tensor, real: Tensor, media: Tensor) -> None:
             if every is not None:
@@ -201,7 +212,7 @@ class SiteWork:
     @property
     def _searches(self) -> bool:
         """Static ranges always; a clip of dynamic ones where our runtime applies it and the grid is coarse."""
-        activation, recipe = self.scheme.activation, self.plan.recipe
+        activation, recipe = self.scheme.activation, self.recipe
         if activation is None:
             return False
         clipped = FORMATS[recipe.target].ours and recipe.activations.clip == "mse"
@@ -214,7 +225,7 @@ class SiteWork:
             plain = Prepared(spikes, self.scheme.rotate)
             return plain if seen.mean is None else replace(plain, offset=plain(seen.mean))
 
-        activation, asked = self.scheme.activation, self.plan.recipe.activations
+        activation, asked = self.scheme.activation, self.recipe.activations
         if activation is None or seen.peaks is None or seen.sample is None:
             return without(torch.empty(0, dtype=torch.int64))
         sample = self.ranged(seen.sample)
@@ -233,7 +244,7 @@ class SiteWork:
 
     def ranges(self, ready: Prepared, seen: Seen) -> Chosen:
         """How the inputs are rounded: dynamic ones clipped, static ones in one range or in two."""
-        activation, asked = self.scheme.activation, self.plan.recipe.activations
+        activation, asked = self.scheme.activation, self.recipe.activations
         if activation is None or seen.sample is None or not self._searches:
             return Chosen(activation)
         weight = torch.cat([linear.weight for linear in self.linears])  # type: ignore[misc]
@@ -311,7 +322,7 @@ class Job:
             if own.weight is not None:
                 weight = split_weight(linear.weight, ready.spikes, own.rotate)[0] if own.spikes else linear.weight
                 try:
-                    codes = self.work.method.round(weight, own.weight, values, plan.recipe.weights)
+                    codes = self.work.method.round(weight, own.weight, values, self.work.recipe.weights)
                     require_form(codes, weight, own.weight)
                 except ValueError as error:
                     raise SinkquantError(f"{name} cannot be rounded: {error}.") from error

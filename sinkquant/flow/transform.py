@@ -17,7 +17,7 @@ from sinkquant.runtime.kv import prepend, scheme_of
 from sinkquant.transforms.apply import Keys, Step, fused_steps
 from sinkquant.transforms.attention import install_exact
 from sinkquant.transforms.positions import cut, refuse_cut, turn, turned
-from sinkquant.transforms.prefix import prefix_states, refuse_prefix
+from sinkquant.transforms.prefix import holders, prefix_states, refuse_prefix
 from sinkquant.transforms.rotate import rotate_online
 from sinkquant.transforms.smoothing import smooth
 
@@ -39,7 +39,7 @@ def no_prefix(session: Session, prefix: tuple[int, ...]) -> str | None:
         before = task.alone(model, few, prefix)
         with turned(model, roles.positions, len(prefix)):
             try:
-                modules = [model.get_submodule(block.attention.module) for block in roles.blocks if block.attention]
+                modules = holders(model, roles)
                 states = dict(zip(modules, prefix_states(model, roles, prefix), strict=True))
             except Exception:  # from a model's code, to which nothing is at a position before the first
                 return "the model takes no positions in front of the text"
@@ -107,7 +107,7 @@ def _steps(session: Session, plan: Plan) -> Iterator[Step]:
         wanted = {"transforms.smooth": rotations.smooth, "kv_cache.balance": balance}
         yield tuple(key for key in wanted if wanted[key]), lambda: smooth(
             model, roles, session.calibration, session.threshold, linears=rotations.smooth, keys=balance,
-            center=plan.recipe.activations.center, seed=rotations.seed,
+            center=plan.recipe.activations.center, seed=rotations.seed, left=rotations.left,
         )  # fmt: skip
     down = {name for block in roles.blocks for s in block.sites if s.kind is SiteKind.DOWN_INPUT for name in s.linears}
     rotated = {name for name, scheme in plan.linears.items() if scheme.rotate}

@@ -56,7 +56,8 @@ class SinkAware(Format):
         flag_final_norm(model, roles.final_norm.name if roles.final_norm else None)
         model.config = make_sink_aware(base, _facts(plan, facts), _quantization(model, roles, plan))
         try:
-            on_disk = str if model.config.quantization_config.experts else None  # those of the model
+            config = model.config.quantization_config
+            on_disk = str if config.experts or roles.towers else None  # those of the model
             save_model(model, folder, dtype, plan.recipe.export.shard_size, on_disk=on_disk)
         finally:
             model.config._attn_implementation = base._attn_implementation
@@ -140,7 +141,8 @@ def _quantization(model: Any, roles: Roles, plan: Planned) -> SinkquantQuantizat
     from sinkquant.runtime.kv import scheme_of
 
     attentions = [attention for block in roles.blocks for attention in block.attentions]
-    if plan.prefix and any(block.attention is None for block in roles.blocks):
+    holders = {b.attention.module for b in roles.text.blocks if b.attention is not None} if roles.text else set()
+    if plan.prefix and (roles.text is None or len(holders) < len(roles.text.blocks)):
         raise SinkquantError("some blocks have no attention to hold the prefix; use --set sinks.prefix=none.")
     linears = linear_schemes(model)
     return SinkquantQuantization(
@@ -154,6 +156,7 @@ def _quantization(model: Any, roles: Roles, plan: Planned) -> SinkquantQuantizat
         positions=_positions(plan, roles),
         experts=(*parted_experts(model), *stand_ins(model)),
         media=roles.media if any(s.activation and s.activation.media for s in linears.values()) else None,
+        bare=tuple(a.module for a in attentions if plan.prefix and a.module not in holders),
     )
 
 

@@ -50,7 +50,7 @@ def changes(plan: Planned, model: Any, roles: Roles, probe: Batch) -> Iterator[C
     linears = dict(plan.linears)
     experts = [name for name in expert_linears(model) if name in linears]
     asked = _asked(plan.recipe, model, linears.keys() - set(experts))
-    sites = [site for block in roles.blocks for site in block.sites if set(site.linears) & asked]
+    sites = [site for _, site in roles.linears if set(site.linears) & asked]
     names = [name for site in sites for name in site.linears if name in linears]
     if names:
         floats = {name: replace(linears[name], weight=None, activation=None) for name in names}

@@ -25,6 +25,7 @@ class Batch:
     `real`: by the name of a tensor (N, T), True where its entry is no padding; one without has none. `labels`: what
     the samples are scored against, (N, …). `texts`: the same in words, one a sample, where a task compares words.
     `method`: what of the model takes them where it is not the whole, such as `get_image_features` of one of two towers.
+    `joined`: names of tensors (N, k, …) that the model takes as (N·k, …): the patches of all images in one list.
     """
 
     tensors: Mapping[str, Tensor]
@@ -32,6 +33,12 @@ class Batch:
     labels: Tensor | None = None
     texts: tuple[str, ...] = ()
     method: str | None = None
+    joined: frozenset[str] = frozenset()
+
+    @property
+    def arguments(self) -> dict[str, Tensor]:
+        """What the model is called with."""
+        return {name: t.flatten(0, 1) if name in self.joined else t for name, t in self.tensors.items()}
 
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))

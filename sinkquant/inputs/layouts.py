@@ -40,6 +40,15 @@ def by_name(row: Row) -> Found | None:
     return empty
 
 
+def talk(row: Row) -> Turns | None:
+    """A conversation, or question and answer, in columns of usual names; None where there is none in this row."""
+    keys = {str(key).lower(): key for key in row}
+    found = (_conversation(row, keys), _pair(row, keys))
+    return next(
+        (one.content for one in found if one is not None and one.content and not isinstance(one.content, str)), None
+    )
+
+
 def in_column(row: Row, column: str) -> Found | None:
     """What `column` holds, in which a dot leads into a mapping; None where the row has no such column."""
     value: Any = row

@@ -30,12 +30,13 @@ Place = int | str  # of an argument: its position or its name
 class Outside:
     """Of one stack. `gives`: blocks whose output something behind it reads. `reads`: stacks that an argument of the
     blocks beside the stream comes from. `embeddings`: modules and parameters that write the stream in front of it;
-    `closed`: nothing else does."""
+    `closed`: nothing else does. `upstream`: parameters that have a part in it."""
 
     gives: tuple[str, ...]
     reads: Mapping[Place, tuple[str, ...]]
     embeddings: tuple[str, ...]
     closed: bool
+    upstream: frozenset[str] = frozenset()
 
 
 def look_outside(model: nn.Module, trace: Trace, stacks: Mapping[str, Chain]) -> dict[str, Outside]:
@@ -59,7 +60,8 @@ def look_outside(model: nn.Module, trace: Trace, stacks: Mapping[str, Chain]) ->
             found[name] = gives, {p: r for p, r in reads.items() if r}, upstream
     made = {}
     for name, (gives, reads, upstream) in found.items():
-        made[name] = Outside(tuple(gives), reads, *_entrances(model, trace, stacks, name, upstream))
+        entrances, closed = _entrances(model, trace, stacks, name, upstream)
+        made[name] = Outside(tuple(gives), reads, entrances, closed, frozenset(upstream))
     return made
 
 

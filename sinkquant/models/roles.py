@@ -5,7 +5,7 @@ All names are module paths relative to the model, as in `model.get_submodule(nam
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -195,6 +195,18 @@ class Stack:
         return any(norm.kind is NormKind.LAYER for norm, _ in self.reads_stream)
 
 
+CONNECTOR = "connector"
+"""What the linears of all bridges are called where parts of a model have names."""
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """Linears outside of the stacks that make rows of the stack `into` of what earlier stacks give, in order."""
+
+    into: str
+    sites: tuple[Site, ...]
+
+
 @dataclass(frozen=True)
 class Positions:
     """A table of one vector a position: the parameter `table` (first + places, width), whose row `first` is that of the
@@ -215,7 +227,7 @@ class Roles:
     `attends`: its attention goes through our function, which needs transformers' attention interface and arguments
     that we know. `own_linears`: linears are of the architecture's own class, where stock loaders put no packed weights.
     `positions`: the table of positions, of a model of one stack without rotary ones. `media`: which rows of text stand
-    for images or sounds.
+    for images or sounds. `bridges`: what stands between stacks.
     """
 
     stacks: tuple[Stack, ...]
@@ -228,6 +240,7 @@ class Roles:
     own_linears: bool = False
     positions: Positions | None = None
     media: Media | None = None
+    bridges: tuple[Bridge, ...] = ()
 
     @property
     def bound(self) -> bool:
@@ -238,6 +251,26 @@ class Roles:
     def blocks(self) -> tuple[Block, ...]:
         """All blocks of all stacks, in order of execution."""
         return tuple(block for stack in self.stacks for block in stack.blocks)
+
+    @property
+    def linears(self) -> Iterator[tuple[str, Site]]:
+        """Every site by the part that it is in: a stack's name, or CONNECTOR."""
+        for stack in self.stacks:
+            yield from ((stack.name, site) for block in stack.blocks for site in block.sites)
+        yield from ((CONNECTOR, site) for bridge in self.bridges for site in bridge.sites)
+
+    @property
+    def text(self) -> Stack | None:
+        """The stack that text is in, in front of which a prefix can stand: the last one, if no row of it sees a later
+        one and it takes nothing of the others but rows: those are towers."""
+        last, others = self.stacks[-1], self.stacks[:-1]
+        alone = all(stack.rows is None for stack in others) and not last.reads
+        return last if last.causal and alone and (last.rows is not None or not others) else None
+
+    @property
+    def towers(self) -> tuple[Stack, ...]:
+        """Stacks in front of the last whose rows are no tokens: patches of images, frames of sound."""
+        return tuple(stack for stack in self.stacks[:-1] if stack.rows is None)
 
     @property
     def list_name(self) -> str:

@@ -41,7 +41,7 @@ def call_model(model: nn.Module, batch: Batch) -> Any:
     """The model's outputs for one batch, without a cache of keys and values."""
     device = next(model.parameters()).device
     asked: Any = model if batch.method is None else getattr(model, batch.method)
-    return asked(**batch.to(device).tensors, **({} if batch.method else _no_cache(model)))
+    return asked(**batch.to(device).arguments, **({} if batch.method else _no_cache(model)))
 
 
 def _no_cache(model: nn.Module) -> dict[str, bool]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sinkquant.errors import SinkquantError
 from sinkquant.inputs.batches import Batch
+from sinkquant.models.bridges import find_bridges
 from sinkquant.models.explain import Place, explain_block
 from sinkquant.models.media import Media, media_ids
 from sinkquant.models.norm import norm_kind
@@ -62,7 +63,9 @@ def trace_roles(model: nn.Module, probe: Batch | None = None) -> Roles:
     ends = frozenset(name for name in (embedding, head) if name is not None)
     stacks = tuple(replace(stack, rotates=rotates(model, trace, stack, ends)) for stack in stacks)
     unexplained = [note for stack in stacks for note in _notes(stack, around[stack.name], several=len(stacks) > 1)]
+    bridges = find_bridges(trace, chains, {name: one.upstream for name, one in around.items()}, shared)
     known = {embedding, head, *(stack.final_norm.name for stack in stacks if stack.final_norm)}
+    known |= {name for bridge in bridges for site in bridge.sites for name in site.linears}
     unexplained.extend(_beside(model, list(chains), known))
     rope = rope_kind(model.config)
     absolute = rope == "none" and len(stacks) == 1
@@ -77,6 +80,7 @@ def trace_roles(model: nn.Module, probe: Batch | None = None) -> Roles:
         attends=trace.own and any(block.attentions for block in found),
         positions=find_positions(model, trace, embedding, shared) if absolute else None,
         media=_media(model, trace.probe, stacks),
+        bridges=bridges,
     )
 
 

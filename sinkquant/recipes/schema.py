@@ -72,6 +72,19 @@ class Transforms(Section):
     seed: Seed = Field(default=0, description="Seed of the random signs of the rotations.")
 
 
+class Parts(Section):
+    """What happens to the parts of a model that sees or hears and writes: recipe is what the other sections say, int8
+    at least 8 bits for weights and inputs, float nothing."""
+
+    towers: Literal["recipe", "int8", "float"] = Field(
+        default="recipe", description="Stacks of image patches or frames in front of the language model."
+    )
+    connector: Literal["recipe", "int8", "float"] = Field(
+        default="recipe", description="Linears between the towers and the language model."
+    )
+    language: Literal["recipe", "int8", "float"] = Field(default="recipe", description="The language model.")
+
+
 class Weights(Section):
     """How the weights are stored."""
 
@@ -218,6 +231,7 @@ class Recipe(Section):
     )
     sinks: Sinks = Field(default=Sinks(), description="Sink tokens.")
     transforms: Transforms = Field(description="Exact changes before quantization.")
+    parts: Parts = Field(default=Parts(), description="Parts of models with several, such as towers for images.")
     weights: Weights = Field(default=Weights(), description="Weights.")
     activations: Activations = Field(default=Activations(), description="Inputs of the linears.")
     kv_cache: KVCache = Field(default=KVCache(), description="Keys and values.")
@@ -239,6 +253,8 @@ class Recipe(Section):
             del data["proof"]
         if self.activations.modality == Activations().modality:
             del data["activations"]["modality"]
+        if self.parts == Parts():
+            del data["parts"]
         later = (
             ("weights", "budget"),
             ("weights", "super_experts"),

@@ -114,17 +114,18 @@ class SinkquantQuantization(QuantizationConfigMixin):
         experts: tuple[str, ...] = (),
         hub_names: Mapping[str, str] | None = None,
         media: Media | None = None,
+        bare: tuple[str, ...] = (),
     ) -> None:
         """`kv_shapes`: (kv heads, size of a key, of a value) of every attention; `embeddings`: names of 8-bit ones;
         `positions`: what a text has behind a prefix; `experts`: modules whose experts are taken apart;
         `hub_names`: tensors are stored under the hub's names, these modules under others than in the model; None: under
         those of the model; `media`: which rows stand for media, where some linears have a range of their own for
-        them."""
+        them; `bare`: attentions that the prefix does not stand in."""
         self.quant_method = METHOD  # type: ignore[assignment]
         self.linears, self.attentions, self.prefix_length = linears, attentions, prefix_length
         self.kv_shapes, self.embeddings = kv_shapes, embeddings
         self.final_norm, self.untied_head, self.positions = final_norm, untied_head, positions
-        self.experts, self.hub_names, self.media = experts, hub_names, media
+        self.experts, self.hub_names, self.media, self.bare = experts, hub_names, media, bare
         # Linears that are to stay out of the model; never stored.
         self.apart: frozenset[str] = frozenset()
 
@@ -145,6 +146,7 @@ class SinkquantQuantization(QuantizationConfigMixin):
             "experts": list(self.experts),
             **({} if self.hub_names is None else {"hub_names": dict(self.hub_names)}),
             **({} if self.media is None else {"media": vars(self.media) | {"ids": list(self.media.ids)}}),
+            **({"bare": list(self.bare)} if self.bare else {}),
         }
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -161,6 +163,7 @@ class SinkquantQuantization(QuantizationConfigMixin):
             linears, attentions, config_dict["prefix_length"], shapes, tuple(config_dict["embeddings"]),
             config_dict["final_norm"], config_dict["untied_head"], config_dict.get("positions", "rotary"),
             tuple(config_dict.get("experts", ())), config_dict.get("hub_names"), _media(config_dict.get("media")),
+            tuple(config_dict.get("bare", ())),
         )  # fmt: skip
         made.apart = frozenset(config_dict.get("apart", ()))
         return (made, kwargs) if return_unused_kwargs else made

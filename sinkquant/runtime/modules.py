@@ -88,7 +88,8 @@ def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
     for name, kv in config.attentions.items():
         attention, sizes = model.get_submodule(name), config.kv_shapes[name]
         install(attention, kv, None, None)
-        shapes = prefix_shapes(*sizes, config.prefix_length) | (balance_shapes(*sizes) if kv.balance else {})
+        length = 0 if name in config.bare else config.prefix_length
+        shapes = prefix_shapes(*sizes, length) | (balance_shapes(*sizes) if kv.balance else {})
         for buffer, shape in shapes.items():
             attention.register_buffer(buffer, torch.empty(shape, device="meta"))
         if shapes or kv.bits < 16 or kv.rotate:

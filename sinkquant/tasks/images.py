@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sinkquant.inputs.batches import UNKNOWN, Batch
+from sinkquant.inputs.batches import Batch
 from sinkquant.inputs.images import Images, image_batches, read_images
 from sinkquant.inputs.sources import INPUTS, SELF
 from sinkquant.models.stubs import call_model
+from sinkquant.tasks.parts import PROVES, portions
 from sinkquant.tasks.task import Ask, Data, Task
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 PIXELS, TOWER = "pixel_values", "get_image_features"
 AT_ONCE = 16  # images of a batch
-PROVES, LEAST = 4, 16  # one image in that many is for the proof, that many at least
 
 
 class _Images(Task):
@@ -45,8 +45,7 @@ class _Images(Task):
     def read(self, ask: Ask, processor: Any, model: Any, roles: Roles) -> Data:
         """Images of every class in turn; as many as have the tokens that were asked for, at `UNKNOWN` patches each."""
         source = None if ask.source is None or ask.source == SELF or ask.source in INPUTS else ask.source
-        wanted = max(LEAST, ask.samples * ask.length // UNKNOWN) if ask.proves else ask.samples
-        spare = max(LEAST, wanted // PROVES) if ask.proves else 0
+        wanted, spare = portions(ask)
         images = self._labelled(read_images(source, count=wanted + spare, seed=ask.seed, column=ask.column), model)
         batches = image_batches(images, processor, AT_ONCE)
         batches = replace(batches, items=tuple(replace(batch, method=self.method(model)) for batch in batches))

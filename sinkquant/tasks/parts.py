@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from sinkquant.errors import UsageError
-from sinkquant.inputs.batches import Batches
+from sinkquant.inputs.batches import UNKNOWN, Batches
 from sinkquant.tasks.task import Ask, Data
+
+PROVES, LEAST = 4, 16  # one image in that many is for the proof, that many at least
+
+
+def portions(ask: Ask) -> tuple[int, int]:
+    """How many images are calibrated on, and how many more prove the result: as many as have the tokens that were asked
+    for, at `UNKNOWN` patches each."""
+    if not ask.proves:
+        return ask.samples, 0
+    wanted = max(LEAST, ask.samples * ask.length // UNKNOWN)
+    return wanted, max(LEAST, wanted // PROVES)
 
 
 def divided(batches: Batches, held_out: int, ask: Ask, what: str) -> Data:

@@ -20,6 +20,7 @@ TASKS: Registry[Task] = Registry(
         "speech": "sinkquant.tasks.speech:SPEECH",
         "masked-lm": "sinkquant.tasks.masked_lm:MASKED_LM",
         "image-classification": "sinkquant.tasks.images:IMAGE_CLASSIFICATION",
+        "image-text": "sinkquant.tasks.image_text:IMAGE_TEXT",
         "image-features": "sinkquant.tasks.images:IMAGE_FEATURES",
         "embedding": "sinkquant.tasks.embedding:EMBEDDING",
     },

@@ -8,7 +8,7 @@ from sinkquant.models.roles import Roles
 from sinkquant.quantization.scheme import KVScheme
 from sinkquant.runtime.kv import install, scheme_of
 from sinkquant.runtime.positions import install_positions
-from sinkquant.transforms.prefix import prefix_states
+from sinkquant.transforms.prefix import holders, prefix_states
 
 
 def install_exact(
@@ -25,8 +25,7 @@ def install_exact(
         install(module, _exact(scheme_of(scheme, attention), module, rotate), None, None)
     if not prefix:
         return
-    modules = [model.get_submodule(block.attention.module) for block in roles.blocks if block.attention is not None]
-    for module, (key, value) in zip(modules, prefix_states(model, roles, prefix), strict=True):
+    for module, (key, value) in zip(holders(model, roles), prefix_states(model, roles, prefix), strict=True):
         install(module, _exact(scheme, module, rotate), key, value)
     if roles.positions is None or roles.positions.counted:
         install_positions(model)

@@ -19,19 +19,26 @@ def refuse_prefix(roles: Roles) -> str | None:
     """Why this model cannot have a prefix, or None."""
     if not roles.attends:
         return "the attention of this architecture is computed elsewhere than in transformers' attention interface"
-    if not all(stack.causal for stack in roles.stacks):
+    if roles.text is None:
         return "tokens see those behind them, so what stands in front of a text would depend on the text"
     if roles.rope == "none" and roles.positions is None:
         return "positions are neither rotary nor a table that could begin behind the prefix, which would shift the text"
     if roles.rope == "dynamic":
         return "the rotary frequencies change with the length of the text, so the prefix would not stay constant"
-    if any(block.attention is None for block in roles.blocks):
+    if any(block.attention is None for block in roles.text.blocks):
         return "some blocks have no attention that a prefix could be put in"
     return None
 
 
+def holders(model: nn.Module, roles: Roles) -> list[nn.Module]:
+    """The attention modules that a prefix stands in."""
+    blocks = () if roles.text is None else roles.text.blocks
+    return [model.get_submodule(block.attention.module) for block in blocks if block.attention is not None]
+
+
 def prefix_states(model: nn.Module, roles: Roles, ids: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
-    """(key, value) of every block, each (kv heads, P, head dim) float32, in the basis that the attention works in.
+    """(key, value) of every block that text goes through, each (kv heads, P, head dim) float32, in the basis that the
+    attention works in.
 
     The model has to run through our attention function. A table of positions is that of the text behind the prefix
     (`positions.turn`).
@@ -39,8 +46,7 @@ def prefix_states(model: nn.Module, roles: Roles, ids: tuple[int, ...]) -> list[
     reason = refuse_prefix(roles)
     if reason:
         raise SinkquantError(f"no prefix is possible: {reason}; use --set sinks.prefix=none.")
-    names = [block.attention.module for block in roles.blocks if block.attention is not None]
-    modules = [model.get_submodule(name) for name in names]
+    modules = holders(model, roles)
     found: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def keep(module: nn.Module, call: AttentionCall) -> AttentionCall:

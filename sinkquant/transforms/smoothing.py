@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -13,25 +15,27 @@ from sinkquant.transforms.rotation import random_signs
 from sinkquant.transforms.smooth import balance, balance_full, scale_norm, scale_pair, transform_heads
 from sinkquant.walk.rows import ordinary_rows
 from sinkquant.walk.statistics import Sample
-from sinkquant.walk.walk import BlockRun, Walk, run_and_show
+from sinkquant.walk.walk import BlockRun, Walk, run_and_show, run_block
 
 TOKENS = 4096  # enough for the moments of a head
 
 
 def smooth(
     model: nn.Module, roles: Roles, few: Batches, threshold: float, *, linears: bool, keys: bool, center: bool,
-    seed: int,
+    seed: int, left: Collection[str] = (),
 ) -> None:  # fmt: skip
     """Balance every block: inputs against weights, keys against queries; the function stays once the attention makes
     use of the keys' transforms.
 
     `threshold`: of the rows of sinks, which the moments are taken without. `center`: the inputs' means will be taken
     out before rounding, so that only what varies counts. `seed` draws the signs that the channels get on the way,
-    which makes a Hadamard transform behind them a random one for free.
+    which makes a Hadamard transform behind them a random one for free. `left`: stacks that are left alone.
     """
     walk = Walk(model, roles, few.part(0, max(1, TOKENS // few[0].length)))
 
     def visit(run: BlockRun) -> list[Tensor]:
+        if run.stack.name in left:
+            return run_block(run)
         attention, moments = run.roles.attention, KVMoments()
         modules = [model.get_submodule(attention.module)] if attention is not None else []
         samples: dict[str, Sample] = {}

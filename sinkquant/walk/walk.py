@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sinkquant.inputs.batches import TOKENS_PER_CALL, Batch, token_batch
 from sinkquant.models.attention import own_attention
 from sinkquant.models.media import MediaRows, media_rows
-from sinkquant.models.roles import Block, Roles, Stack
+from sinkquant.models.roles import CONNECTOR, Block, Bridge, Roles, Stack
 from sinkquant.models.stream import Arguments
 from sinkquant.models.stubs import StopForward
 from sinkquant.progress import Progress
@@ -41,6 +41,11 @@ class BlockRun:
     media: MediaMasks = field(default_factory=dict)  # by the name of a stack, where it has any
     gains: dict[str, float] = field(default_factory=dict)  # of two ranges over one, by a site's first linear
     told: MediaRows | None = None  # where linears look which rows of the batch under way are media
+
+    @property
+    def part(self) -> str:
+        """What of the model the block is in."""
+        return self.stack.name
 
     @property
     def masks(self) -> list[Tensor]:
@@ -90,6 +95,22 @@ Take = Callable[[Tensor, Tensor, Tensor], None]
 """Takes rows (n, width), their mask and which of them are media, (n,) bool each."""
 
 
+@dataclass
+class BridgeRun(BlockRun):
+    """What stands in front of a stack, run for every batch up to the stack: a block with sites alone, whose inputs are
+    made by `up_to`."""
+
+    up_to: Callable[[int], None] = lambda batch: None
+
+    @property
+    def part(self) -> str:
+        return CONNECTOR
+
+    def forward(self, batch: int, inputs: list[Tensor] | None = None) -> Tensor:
+        self.up_to(batch)
+        return torch.empty(0)
+
+
 class Walk:
     """Batches on their way through a model, block by block."""
 
@@ -129,16 +150,24 @@ class Walk:
         return any(isinstance(x, dict | list) and not x for values in first for x in values)
 
     def run(
-        self, visit: Visitor, progress: Progress | None = None, start: int = 0, inputs: list[Tensor] | None = None
+        self,
+        visit: Visitor,
+        progress: Progress | None = None,
+        start: int = 0,
+        inputs: list[Tensor] | None = None,
+        cross: Callable[[BridgeRun], None] | None = None,
     ) -> list[Tensor]:
         """Hand every block from `start` on to `visit`, whose result is the next block's input. Returns the last.
 
         `inputs`: what block `start` takes, where that is stored. Blocks in front of it that later stacks need run as
-        they are.
+        they are. `cross` is shown what leads to a stack once those before it are finished.
         """
         index, total = 0, len(self.roles.blocks)
         with own_attention(self.model, self.roles.attends):
             for stack in self.roles.stacks:
+                for bridge in self.roles.bridges:
+                    if cross is not None and bridge.into == stack.name:
+                        cross(self._bridge(bridge, stack))
                 self.begin(stack)
                 before = stack.blocks[: max(0, start - index)]
                 again = stack is not self.roles.stacks[-1] and any(block.name in stack.gives for block in before)
@@ -161,6 +190,18 @@ class Walk:
             self.inputs = visit(run)
         if block.name in stack.gives:
             self._finished[block.name] = self.inputs
+
+    def _bridge(self, bridge: Bridge, stack: Stack) -> BridgeRun:
+        """The way from finished stacks to `stack`."""
+        before = self.roles.stacks[self.roles.stacks.index(stack) - 1]
+        block = Block("", (), (), (), bridge.sites, None)
+
+        def up_to(batch: int) -> None:
+            made = {name: [outputs[batch]] for name, outputs in self._finished.items()}
+            record_stack(self.model, self.roles, stack, [self.batches[batch]], made)
+
+        inputs = [torch.empty(0)] * len(self.batches)
+        return BridgeRun(-1, block, self.model, [], inputs, before, self._real, up_to=up_to)
 
     def begin(self, stack: Stack) -> None:
         """Record how the blocks of `stack` are called, for a model that runs through our attention function."""

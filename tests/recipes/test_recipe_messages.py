@@ -11,8 +11,8 @@ from sinkquant.errors import UsageError
 from sinkquant.recipes import Recipe, load_recipe, parse_recipe
 
 TOP = (
-    "activations, calibration, description, effort, export, kv_cache, name, proof, sinks, target, transforms, tuning, "
-    "weights"
+    "activations, calibration, description, effort, export, kv_cache, name, parts, proof, sinks, target, transforms, "
+    "tuning, weights"
 )
 
 VALUES = [
@@ -124,6 +124,6 @@ def test_something_else_than_a_mapping() -> None:
     with pytest.raises(UsageError) as caught:
         parse_recipe(["w8a8"])
     assert str(caught.value) == (
-        "a recipe is ['w8a8'] but must be a mapping of name, description, target, effort, sinks, transforms, weights, "
-        "activations, kv_cache, tuning, calibration, proof and export."
+        "a recipe is ['w8a8'] but must be a mapping of name, description, target, effort, sinks, transforms, parts, "
+        "weights, activations, kv_cache, tuning, calibration, proof and export."
     )

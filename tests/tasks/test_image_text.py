@@ -1,0 +1,73 @@
+"""Models that see and write through every command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import sinkquant
+from sinkquant.formats.manifest import read_manifest
+from sinkquant.tasks.image_text import IMAGE_TEXT
+from tests.proved import as_proved
+from tests.tasks.sighted import captioned, save_llava
+
+SMALL = ("calibration.sequences=1", "calibration.length=64")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe, what is set beside it, and the largest KL of the answers' tokens in nats."""
+
+    recipe: str
+    kl: float
+    overrides: tuple[str, ...] = ()
+    rounded: int = 3 * 6 + 3 * 7 + 2  # linears of tower, language model and connector
+
+
+ROWS = (
+    Row("w8a8-npu", 0.01),
+    Row("w8a8-static", 0.01),
+    Row("w8a8", 0.01),
+    Row("w4a16", 0.05, ("weights.group_size=16",)),
+    Row("w8a8-npu", 0.01, ("parts.towers=float",), rounded=3 * 7 + 2),
+    Row("w8a8-npu", 0.01, ("parts.language=float", "parts.connector=float"), rounded=3 * 6),
+    Row("w4a16", 0.05, ("weights.group_size=16", "parts.towers=int8", "parts.connector=float"), rounded=3 * 13),
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return captioned(tmp_path_factory.mktemp("photos"), 40)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llava(tmp_path_factory.mktemp("llava") / "model")
+
+
+def quantized(folder: Path, photos: Path, out: Path, recipe: str, overrides: tuple[str, ...] = ()) -> Any:
+    return sinkquant.quantize(
+        folder, recipe=recipe, output=out, calibration=str(photos), overrides=(*SMALL, *overrides)
+    )
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join((row.recipe, *row.overrides)))
+def test_every_command(row: Row, folder: Path, photos: Path, tmp_path: Path) -> None:
+    done = quantized(folder, photos, tmp_path / "out", row.recipe, row.overrides)
+    out = done.path
+    assert read_manifest(out).task == "image-text"
+    model = sinkquant.load(out)
+    assert as_proved(model, out)
+    stock = transformers.AutoModelForImageTextToText.from_pretrained(out, dtype=torch.float32).eval()
+    probe = IMAGE_TEXT.probe(model, 2)
+    assert torch.allclose(IMAGE_TEXT.answer(stock, probe), IMAGE_TEXT.answer(model, probe), rtol=1e-4, atol=1e-5)
+    found = sinkquant.evaluate(out, baseline=folder, data=photos, samples=12)
+    assert (found.task, found.windows) == ("image-text", 12)
+    assert found.kl is not None and 0 < found.kl < row.kl
+    assert sum(scheme.weight is not None for scheme in done.plan.linears.values()) == row.rounded
+    assert sinkquant.verify(out).difference.acceptable
