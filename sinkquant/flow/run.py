@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import replace
 from typing import Any
 
 from sinkquant.evaluation.metric import METRICS
@@ -11,14 +10,12 @@ from sinkquant.evaluation.nonsense import reference
 from sinkquant.flow.begin import begin
 from sinkquant.flow.blocks import quantize_blocks
 from sinkquant.flow.budget import spend_budget
-from sinkquant.flow.coverage import coverage, coverage_note
 from sinkquant.flow.decide import Revise, decide
 from sinkquant.flow.detect import detect_loaded
 from sinkquant.flow.ends import quantize_ends
 from sinkquant.flow.estimate import estimate
 from sinkquant.flow.export import export
 from sinkquant.flow.facts import facts_of, identity
-from sinkquant.flow.modality import figures_of
 from sinkquant.flow.prove import metrics_of, prove, take_baseline
 from sinkquant.flow.result import Options, Result
 from sinkquant.flow.timing import Stages, peak_memory
@@ -27,7 +24,6 @@ from sinkquant.flow.tune import teacher_of, tune
 from sinkquant.formats.finished import Unfinished
 from sinkquant.formats.folder import check_space
 from sinkquant.formats.manifest import amend_manifest
-from sinkquant.formats.write import linear_schemes
 from sinkquant.models.source import Source
 from sinkquant.recipes import Recipe
 
@@ -64,13 +60,9 @@ def run(model: Source, recipe: Recipe, options: Options, stores: Unfinished, *, 
         with stages("targets"):
             teacher = teacher_of(session, plan.recipe.tuning)
     with stages("quantize", steps=True) as tell:
-        learnt = quantize_blocks(session, plan, store, tell)
+        plan, experts, found = quantize_blocks(session, plan, store, tell)
         quantize_ends(session, plan)
-    experts = coverage(learnt.tokens, plan.shapes)
-    few = coverage_note(experts, plan.recipe.calibration)
-    plan = plan if few is None else replace(plan, notes=(*plan.notes, few))
-    if learnt.gains:
-        figures["ranges_by_modality"] = figures_of(learnt.gains, linear_schemes(session.model))
+    figures |= found
     gc.collect()
     if teacher is not None:
         with stages("tune", steps=True) as tell:
