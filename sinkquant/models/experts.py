@@ -31,8 +31,11 @@ class Expert(nn.Module):
         self.up_proj = nn.Linear(width, hidden, bias=bias)
         self.down_proj = nn.Linear(hidden, width, bias=bias)
 
-    def forward(self, x: Tensor, experts: Any) -> Tensor:
-        """(n, D) -> (n, D); `experts` is the module that this is a part of, whose activation and layout hold."""
+    def run(self, x: Tensor, experts: Any) -> Tensor:
+        """(n, D) -> (n, D); `experts` is the module that this is a part of, whose activation and layout hold.
+
+        No `forward`: what spreads a model over devices would move `experts` as one of its inputs.
+        """
         return self.down_proj(self.hidden(x, experts))  # type: ignore[no-any-return]
 
     def hidden(self, x: Tensor, experts: Any) -> Tensor:
@@ -165,11 +168,11 @@ def run_experts(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_wei
         chosen = top_k_index == number
         if shown is not None and (not shown or number in shown):
             share = (top_k_weights * chosen).sum(-1, keepdim=True)
-            result = result + (expert(hidden_states, self) * share).to(result.dtype)
+            result = result + (expert.run(hidden_states, self) * share).to(result.dtype)
             continue
         rows, places = chosen.nonzero(as_tuple=True)
         if len(rows):
-            made = expert(hidden_states[rows], self) * top_k_weights[rows, places, None]
+            made = expert.run(hidden_states[rows], self) * top_k_weights[rows, places, None]
             result.index_add_(0, rows, made.to(result.dtype))
     return result
 
