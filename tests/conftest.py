@@ -85,6 +85,11 @@ def mixtral_path() -> Path:
 
 
 @pytest.fixture(scope="session")
+def llava_path() -> Path:
+    return existing(CACHE / "llava-tiny", "build it with the shared assets' build_models.py")
+
+
+@pytest.fixture(scope="session")
 def gemma3_path() -> Path:
     return existing(CACHE / "gemma3-270m", "fetch Gemma-3-270M into the assets cache")
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.flow.block import quantize_block
@@ -53,10 +54,12 @@ def planted() -> Any:
     return model
 
 
-def quantized(*overrides: str, model: Any = None) -> tuple[Any, Roles, Plan, dict[str, float], list[Tensor]]:
+def quantized(
+    *overrides: str, model: Any = None, batch: Batch | None = None
+) -> tuple[Any, Roles, Plan, dict[str, float], list[Tensor]]:
     """The model, what was found, planned and gained, and what its last block gave on the way."""
-    model = planted() if model is None else model
-    roles, gains = trace_roles(model, chat(1)), dict[str, float]()
+    model, few = planted() if model is None else model, chat(1) if batch is None else batch
+    roles, gains = trace_roles(model, few), dict[str, float]()
     recipe = load_recipe("w8a8-static", [*PLAIN, *overrides])
     plan = make_plan(recipe, (), roles, weight_shapes(model, roles), None)
     if roles.media is not None and tells_apart(plan.linears):
@@ -67,7 +70,7 @@ def quantized(*overrides: str, model: Any = None) -> tuple[Any, Roles, Plan, dic
         gains.update(run.gains)
         return outputs
 
-    return model, roles, plan, gains, Walk(model, roles, [chat(4)]).run(visit)
+    return model, roles, plan, gains, Walk(model, roles, [chat(4) if batch is None else batch]).run(visit)
 
 
 @pytest.fixture(scope="module")
@@ -280,3 +283,26 @@ def test_recipes_that_cannot_have_it(recipe: str, overrides: Sequence[str], matc
 def test_the_usual_choice_is_no_part_of_a_recipes_digest() -> None:
     usual, asked = (load_recipe("w8a8-static", [f"activations.modality={value}"]) for value in ("auto", "own"))
     assert usual.digest() == load_recipe("w8a8-static").digest() != asked.digest()
+
+
+@pytest.mark.slow
+def test_a_trained_model_whose_images_spread_wider_than_its_text(llava_path: Path) -> None:
+    """A tower and the first blocks of SmolLM2 with a trained connector between them, on a drawn image."""
+    model = AutoModelForImageTextToText.from_pretrained(llava_path, dtype=torch.float32).eval().requires_grad_(False)
+    model.model.language_model.layers = model.model.language_model.layers[:3]
+    processor, image = (
+        AutoProcessor.from_pretrained(llava_path),
+        Image.effect_mandelbrot((224, 224), (-2, -1, 1, 1), 40),
+    )
+    prompt = f"User: {processor.image_token}\nWhat is in the picture? Assistant: a photo of a fractal"
+    made = processor(images=[image.convert("RGB")], text=[prompt], return_tensors="pt")
+    batch = Batch({name: made[name] for name in ("input_ids", "pixel_values")})
+    media = batch.tensors["input_ids"] == model.config.image_token_id
+    exact = answer(model, batch)[~media]
+    found = {}
+    for modality in ("one", "own"):
+        made, _, _, gains, _ = quantized(f"activations.modality={modality}", model=copy.deepcopy(model), batch=batch)
+        found[modality] = float((answer(made, batch)[~media] - exact).norm() / exact.norm())
+    assert int(media.sum()) == 196
+    assert gains[SITE] > 2 and gains[f"{STACK}.2.mlp.down_proj"] > 3
+    assert found["own"] < 0.95 * found["one"] < 0.1
