@@ -48,6 +48,8 @@ def _sink(sink: Sink) -> tuple[object, ...]:
     token = f"{sink.token!r} ({sink.token_id})"
     if sink.token_id is None:
         token = f"any at {sink.position}" if sink.token == ANY_TOKEN else f"{sink.token} ({sink.frequency:.0%})"
+    if sink.same_channel is not None:
+        token += ", a channel of text sinks" if sink.same_channel else ", a channel of its own"
     if sink.stack is not None:
         token = f"{sink.stack}: {token}"
     origin = sink.origin and f"{sink.origin.layer}{_in(sink.origin.expert)}[{sink.origin.row},{sink.origin.column}]"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sinkquant.flow.session import Session
 from sinkquant.progress import Progress
-from sinkquant.sinks.build import build_report
+from sinkquant.sinks.build import LEADING, TokenTexts, build_report
 from sinkquant.sinks.report import SinkReport
+from sinkquant.sinks.samples import absorb
 from sinkquant.sinks.survey import survey
 
 LENGTH = 256  # tokens a detection window: sinks show in the first few, and attention costs the square
@@ -18,10 +21,14 @@ def detect_loaded(session: Session, *, max_prefix: int, tell: Progress | None = 
     task, data = session.task, session.data
     if not task.prefixes or not all(stack.causal for stack in session.roles.stacks):
         samples, tokenizer = session.calibration, getattr(session.processor, "tokenizer", session.processor)
-        return survey(
+        texts = TokenTexts(tokenizer)
+        report = survey(
             session.model, session.roles, task, samples[0][:WINDOWS], label=session.label, digest=samples.digest,
-            progress=tell, texts=lambda token: tokenizer.decode([token]),
+            progress=tell, texts=texts.__getitem__,
         )  # fmt: skip
+        if task.prefixes and len(session.roles.stacks) > 1 and session.roles.text is not None:
+            return _with_prefix(session, report, texts, tokenizer, max_prefix)
+        return report
     windows = task.pieces(data.calibration, LENGTH, WINDOWS * LENGTH)
     rest = task.pieces(data.held_out, LENGTH, TRIED * LENGTH)
     ids, held_out = (next(iter(part[0].tensors.values())) for part in (windows, rest))
@@ -29,3 +36,29 @@ def detect_loaded(session: Session, *, max_prefix: int, tell: Progress | None = 
         session.model, session.roles, session.processor, ids, held_out, bos=data.begin is not None,
         label=session.label, digest=windows.digest, max_prefix=max_prefix, progress=tell,
     )  # fmt: skip
+
+
+def _with_prefix(
+    session: Session, report: SinkReport, texts: TokenTexts, tokenizer: Any, max_prefix: int
+) -> SinkReport:
+    """The report with the prefix that absorbs the sinks of the text behind towers, images among it included."""
+    stack, task, begin = session.roles.text, session.task, session.data.begin
+    assert stack is not None
+    mine = [sink for sink in report.sinks if sink.stack == stack.name]
+    if not mine:
+        return report
+    batch = session.data.held_out[0][:TRIED]
+    tokens = task.tokens(batch, stack)
+    assert tokens is not None
+    media = session.roles.media
+    words = tokens[~media.find(tokens)] if media is not None else tokens.flatten()
+    values, counts = words.unique(return_counts=True)
+    frequent = values[counts.argsort(descending=True, stable=True)[:LEADING]].tolist()
+    known = [one for one in (tokenizer.bos_token_id, tokenizer.eos_token_id) if one is not None]
+    leading = [begin] if begin is not None else [*known[:1], *frequent]  # a model that is used with BOS keeps it
+    content = [sink.token_id for sink in mine if sink.token_id is not None]
+    choice, residual = absorb(
+        session.model, session.roles, task, batch, content, leading, () if begin is None else (begin,), texts,
+        max_prefix,
+    )  # fmt: skip
+    return report.model_copy(update={"prefix": choice, "residual": residual})

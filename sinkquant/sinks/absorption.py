@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,20 @@ from sinkquant.sinks.report import PrefixChoice, ResidualSink, Trial
 
 DOWN_RATIO = 20.0  # a down projection's input beyond this breaks a static range
 START, STARTS = 32, 32  # tokens of a text start, and how many a leading token is tried on
+
+
+class Texts(Protocol):
+    """The word for a token id."""
+
+    def __getitem__(self, token: int) -> str: ...
+
+
+class Absorbs(Protocol):
+    """One prefix in front of held-out samples, or none: what is left, and the signals behind it."""
+
+    def run(self, prefix: tuple[int, ...]) -> tuple[Trial, Observation]: ...
+
+    def run_without(self) -> tuple[Trial, Observation]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +94,7 @@ def choose_leading(test: PrefixTest, candidates: list[int], begin: int | None) -
 
 
 def choose_prefix(
-    test: PrefixTest, candidates: list[int], texts: dict[int, str], max_prefix: int
+    test: Absorbs, candidates: list[int], texts: Texts, max_prefix: int
 ) -> tuple[PrefixChoice, Observation]:
     """The shortest prefix of `candidates` (best first; its first stands for BOS) that leaves no sink, or on which one
     more token does not improve. Returns it with the signals behind it."""
@@ -124,7 +138,7 @@ def _choice(
     )  # fmt: skip
 
 
-def residual_sinks(seen: Observation, threshold: float, texts: dict[int, str]) -> tuple[ResidualSink, ...]:
+def residual_sinks(seen: Observation, threshold: float, texts: Texts) -> tuple[ResidualSink, ...]:
     """Tokens that stand out with the prefix in place: at the down projection's input, or in the stream."""
     down, stream = seen.down_ratio, seen.residual_ratio
     hits = (down >= DOWN_RATIO) | (stream >= threshold)  # (L, M, T)

@@ -77,7 +77,7 @@ def build_report(
                 model, roles, seen, first, threshold, token=ANY_TOKEN, token_id=None, position=0, frequency=share
             )
         )
-    texts = _Texts(tokenizer)
+    texts = TokenTexts(tokenizer)
     ranked = sorted(content, key=lambda token: -_weight(seen, content[token], threshold))[:MAX_CONTENT]
     for token in ranked:
         where = content[token]
@@ -135,7 +135,7 @@ def _weight(seen: Observation, where: Tensor, threshold: float) -> int:
     return int(((seen.residual_ratio >= threshold) & where).sum())
 
 
-class _Texts(dict[int, str]):
+class TokenTexts(dict[int, str]):
     """Token texts, decoded when asked for."""
 
     def __init__(self, tokenizer: Any) -> None:

@@ -33,7 +33,7 @@ def measure_sink(
         return signal[:, where].float().median(dim=1).values  # (L, N, T) -> (L,)
 
     ratio, down = curve(seen.residual_ratio), curve(seen.down_ratio)
-    emergence = drop = origin = None
+    emergence = drop = origin = channel = None
     if float(ratio.max()) >= threshold:
         emergence, drop = emergence_and_drop(curve(seen.residual), float(seen.embedding[where].median()))
         module = roles.blocks[emergence].down
@@ -46,7 +46,7 @@ def measure_sink(
         token=token, token_id=token_id, position=position, emergence=emergence, drop=drop,
         residual_ratio=float(ratio.max()), down_ratio=float(down.max()),
         received_attention=float(curve(seen.received).max()), heads_above=int(curve(seen.heads_above).max()),
-        heads=seen.heads, frequency=frequency, origin=origin,
+        heads=seen.heads, frequency=frequency, origin=origin, channel=channel,
     )  # fmt: skip
 
 

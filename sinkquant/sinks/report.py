@@ -60,7 +60,8 @@ class Sink(_Frozen):
     Ratios are token maximum over the median token maximum in the block where they are largest; `received_attention` is
     the mean over heads in the block where it is largest; `frequency` the share of the token's occurrences that are
     sinks. `emergence` and `drop` are None where the residual stream does not stand out. `stack`: where it is, in models
-    of several.
+    of several. `patch`: row and column among the patches of the image. `channel`: that of the stream's peak;
+    `same_channel`: of a patch among text, whether a sink of the text peaks there too.
     """
 
     token: str
@@ -76,6 +77,9 @@ class Sink(_Frozen):
     frequency: float
     origin: Origin | None
     stack: str | None = None
+    patch: tuple[int, int] | None = None
+    channel: int | None = None
+    same_channel: bool | None = None
 
 
 class Channel(_Frozen):

@@ -7,9 +7,6 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from sinkquant.inputs.batches import Batch
 from sinkquant.models.roles import Roles, Stack
 from sinkquant.sinks.classify import (
@@ -21,6 +18,7 @@ from sinkquant.sinks.classify import (
     sweep_thresholds,
     verdicts,
 )
+from sinkquant.sinks.groups import USUAL, groups_of
 from sinkquant.sinks.measure import layer_stats, measure_sink
 from sinkquant.sinks.observe import Observation, observe_stacks
 from sinkquant.sinks.report import Channel, LayerStats, PrefixChoice, Sink, SinkReport, SuperExpert, Waste
@@ -28,8 +26,7 @@ from sinkquant.sinks.signals.range_waste import RangeWaste
 from sinkquant.sinks.super_experts import super_experts
 from sinkquant.tasks.task import Task
 
-USUAL = 0.5  # of the samples: a place that is a sink in most of them is one by its position
-SHOWN = 12  # inputs whose range waste is reported, and kinds of sinks of a stack
+SHOWN = 12  # inputs whose range waste is reported
 NOWHERE = "the sinks are not in front of everything else, so no constant of the attention takes them"
 
 
@@ -111,35 +108,20 @@ def _stack(
     sweep = sweep_thresholds(ratio)
     threshold = choose_threshold(sweep, agreement(ratio, seen.received))
     where = sink_tokens(seen, threshold)  # (N, R)
-    tokens = task.tokens(batch, stack)
-    rows = seen.ids.shape[1]
-    groups: list[tuple[str, int | None, int | None, Tensor, float]] = []
-    often = where.float().mean(0)
-    rest = where.clone()
-    for index in (often >= USUAL).nonzero().flatten().tolist():
-        mine = torch.zeros_like(where)
-        mine[:, index] = where[:, index]
-        rest[:, index] = False
-        groups.append((task.place(model, stack, index, rows), None, index, mine, float(often[index])))
-    positional = bool(groups)
-    if bool(rest.any()) and tokens is not None:
-        for token in tokens[rest].unique().tolist():
-            mine = rest & (tokens == token)
-            groups.append((texts(token), token, None, mine, float(mine.sum() / (tokens == token).sum())))
-    elif bool(rest.any()):
-        share = float(rest.any(dim=1).float().mean())
-        groups.append((f"some of {rows} places", None, None, rest, share))
-    groups = sorted(groups, key=lambda group: -int(group[3].sum()))[:SHOWN]
+    groups = groups_of(model, task, batch, stack, where, texts)
     name = stack.name if len(roles.stacks) > 1 else None
     sinks = [
         _moved(
             measure_sink(
-                model, alone, seen, mine, threshold, token=word, token_id=token, position=index, frequency=share
-            ),
+                model, alone, seen, one.where, threshold, token=one.word, token_id=one.token_id, position=one.position,
+                frequency=one.share,
+            ).model_copy(update={"patch": one.patch}),
             offset, name,
         )
-        for word, token, index, mine, share in groups
+        for one in groups
     ]  # fmt: skip
+    sinks = _told_apart(sinks) if stack.rows is not None else sinks
+    positional = any(one.position is not None and one.share >= USUAL for one in groups)
     channels = [
         channel.model_copy(update={"blocks": tuple(block + offset for block in channel.blocks)})
         for channel in (*sink_channels(seen, where, threshold), *outlier_channels(seen.channels))
@@ -150,6 +132,16 @@ def _stack(
     ]
     experts = [one.model_copy(update={"layer": one.layer + offset}) for one in super_experts(model, seen, where)]
     return _Found(sinks, channels, experts, layers, threshold, sweep, int(where.sum()), positional)
+
+
+def _told_apart(sinks: list[Sink]) -> list[Sink]:
+    """Patches among text: whether they peak in the channels of the text's own sinks."""
+    text = {sink.channel for sink in sinks if sink.patch is None} - {None}
+    return [
+        sink if sink.patch is None or sink.channel is None
+        else sink.model_copy(update={"same_channel": sink.channel in text})
+        for sink in sinks
+    ]  # fmt: skip
 
 
 def _moved(sink: Sink, offset: int, stack: str | None) -> Sink:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,8 @@ from sinkquant.inputs.sources import INPUTS, SELF
 from sinkquant.models.stubs import call_model
 from sinkquant.tasks.next_token import chunk_rows
 from sinkquant.tasks.parts import portions
-from sinkquant.tasks.picture_probe import picture_probe
-from sinkquant.tasks.task import IGNORED, Ask, Data, Task
+from sinkquant.tasks.picture_probe import image_id, picture_probe, tower_grid
+from sinkquant.tasks.task import IGNORED, Ask, Data, Patches, Task
 
 if TYPE_CHECKING:
     from sinkquant.models.roles import Roles, Stack
@@ -159,8 +160,38 @@ class ImageText(Task):
             yield part.float().log_softmax(-1), wanted
 
     def place(self, model: Any, stack: Stack, index: int, rows: int) -> str:
-        """A token of the text, or a place of the tower."""
-        return f"position {index}" if stack.rows is not None else f"place {index}"
+        """A token of the text, or what stands in front of the patches of a tower."""
+        if stack.rows is not None:
+            return f"position {index}"
+        return "CLS" if index == 0 else f"place {index}"
+
+    def patches(self, model: Any, batch: Batch, stack: Stack, rows: int) -> Patches | None:
+        """Of the image's tokens in the text, and of a tower that has patches of one size row by row."""
+        ids, image = batch.tensors[IDS], image_id(model.config)
+        if stack.rows is None:
+            grid = tower_grid(model.config)
+            front = rows - grid[0] * grid[1]
+            if not grid[1] or front < 0 or "image_grid_thw" in batch.tensors:
+                return None
+            numbers = torch.arange(rows) - front
+            return Patches(numbers.clamp_min(-1).expand(len(ids), -1), grid[1])
+        if image is None or not bool((ids == image).any()):
+            return None
+        there = ids == image
+        columns = _columns(batch, model.config, int(there.sum(1).max()))
+        if columns is None:
+            return None
+        return Patches((there.cumsum(1) - 1).masked_fill(~there, -1), columns)
+
+
+def _columns(batch: Batch, config: Any, count: int) -> int | None:
+    """Columns of the grid that `count` tokens of an image are; None where it is not known."""
+    grid = batch.tensors.get("image_grid_thw")
+    if grid is not None:
+        merge = int(getattr(config.vision_config, "spatial_merge_size", 1))
+        return int(grid[0, 0, 2]) // merge
+    side = math.isqrt(count)
+    return side if side * side == count else None
 
 
 def _begins(setting: str, tokenizer: Any, parts: list[Batches]) -> int | None:

@@ -80,6 +80,13 @@ def image_id(config: Any) -> int | None:
     return next((int(token) for name in names if (token := getattr(config, name, None)) is not None), None)
 
 
+def tower_grid(config: Any) -> tuple[int, int]:
+    """Rows and columns of a tower's patches, zeros where its configuration does not say."""
+    vision = getattr(config, "vision_config", config)
+    size, patch = _side(getattr(vision, "image_size", 0)), _side(getattr(vision, "patch_size", 0))
+    return (size // patch, size // patch) if patch else (0, 0)
+
+
 def _counts(model: Any, tensors: dict[str, Tensor], joined: frozenset[str]) -> Iterator[int]:
     """How many tokens an image may have: as many rows as the model's features of it, else one."""
     features = getattr(model, "get_image_features", None)

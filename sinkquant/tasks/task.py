@@ -53,6 +53,15 @@ class Ask:
 
 
 @dataclass(frozen=True, eq=False)
+class Patches:
+    """Which patch of an image stands at every row of a stack: `numbers` (N, R), row by row of the image, -1 where there
+    is none, in a grid of so many `columns`."""
+
+    numbers: Tensor
+    columns: int
+
+
+@dataclass(frozen=True, eq=False)
 class Data:
     """`calibration`, and other samples that the proof is measured on. `notes`: clauses on both.
 
@@ -163,6 +172,14 @@ class Task(ABC):
     def tokens(self, batch: Batch, stack: Stack) -> Tensor | None:
         """What stands at every row of a stack: (N, T) ids; None where rows are places alone."""
         return None if stack.rows is None else batch.tensors.get(stack.rows)
+
+    def fronted(self, batch: Batch, front: tuple[int, ...]) -> Batch:
+        """The batch with the tokens `front` in front of every text, where there is text among other things."""
+        raise NotImplementedError
+
+    def patches(self, model: Any, batch: Batch, stack: Stack, rows: int) -> Patches | None:
+        """Where images are among the `rows` of a stack beside text; None where they are not, or nobody knows."""
+        return None
 
     def place(self, model: Any, stack: Stack, index: int, rows: int) -> str:
         """One of the `rows` of a stack in words."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 
-from eval.families.build import scale, tokenizer
+from eval.families.build import plant, scale, tokenizer
 from tests.tasks.towers import photographs
 
 SIDE, PATCH, VOCABULARY = 32, 8, 300
@@ -118,8 +118,9 @@ def make(kind: str) -> Any:
 
 
 def save_llava(folder: Path, template: str | None = TEMPLATE) -> Path:
-    """The LLaVA with a processor."""
+    """The LLaVA with a processor; BOS is a sink."""
     model = make("llava")
+    plant(model)
     model.save_pretrained(folder)
     words = tokenizer()
     words.add_tokens([f"<extra{i}>" for i in range(VOCABULARY - 1 - len(words))] + ["<image>"], special_tokens=True)

@@ -12,9 +12,10 @@ import transformers
 
 import sinkquant
 from sinkquant.formats.manifest import read_manifest
+from sinkquant.models.source import resolve
 from sinkquant.tasks.image_text import IMAGE_TEXT
 from tests.proved import as_proved
-from tests.tasks.sighted import captioned, save_llava
+from tests.tasks.sighted import captioned, make, save_llava
 
 SMALL = ("calibration.sequences=1", "calibration.length=64")
 
@@ -71,3 +72,33 @@ def test_every_command(row: Row, folder: Path, photos: Path, tmp_path: Path) -> 
     assert found.kl is not None and 0 < found.kl < row.kl
     assert sum(scheme.weight is not None for scheme in done.plan.linears.values()) == row.rounded
     assert sinkquant.verify(out).difference.acceptable
+
+
+def test_the_prefix_takes_the_sink_of_the_text(folder: Path, photos: Path, tmp_path: Path) -> None:
+    begins = ("calibration.bos=always",)
+    done = quantized(folder, photos, tmp_path / "out", "w8a8-static", begins)
+    assert done.plan.prefix == (1,) and done.plan.prefixed == {"model.language_model.layers"}
+    assert done.report.prefix.absorbed
+    model = sinkquant.load(done.path)
+    held = [name for name, _ in model.named_buffers() if name.endswith("sink_key")]
+    assert len(held) == 3 and all("language_model" in name for name in held)
+    found = sinkquant.evaluate(done.path, baseline=folder, data=photos, samples=12, bos="always")
+    assert found.bos_result == "prefix" and found.kl is not None and found.kl < 0.01
+
+
+def test_sinks_have_the_names_of_patches(folder: Path, photos: Path) -> None:
+    model = make("llava")
+    tower, mark, unit, channel = model.model.vision_tower, 0, 3, 5
+    with torch.no_grad():  # one patch is marked by its position, and a unit of the first block writes a spike there
+        tower.embeddings.position_embedding.weight[1 + 4 * 2 + 3, mark] = 300  # behind CLS
+        mlp = tower.encoder.layers[0].mlp
+        mlp.fc1.weight[unit], mlp.fc1.bias[unit] = 0, -80
+        mlp.fc1.weight[unit, mark], mlp.fc2.weight[channel, unit] = 20, 50
+    report = sinkquant.detect(
+        model, tokenizer=IMAGE_TEXT.processor(resolve(folder, False)), task="image-text", calibration=str(photos)
+    )
+    found = {sink.stack: sink for sink in report.sinks if sink.patch == (2, 3)}
+    own, among_text = found["model.vision_tower.encoder.layers"], found["model.language_model.layers"]
+    assert own.token == "patch (2, 3)" and own.channel == channel and own.frequency == 1
+    assert own.origin is not None and (own.origin.row, own.origin.column) == (channel, unit)
+    assert among_text.same_channel is False  # no sink of the text is there
