@@ -96,7 +96,8 @@ def markdown(rows: list[Row]) -> str:
         f"- {row['tokens']} scored tokens of {row['text']} in {row['windows']} windows of {row['window']}; calibrated "
         f"on {row['calibration']}; no BOS on either side; the prefix is token {PREFIX[0]}; float32; {versions}.",
         f"- Overrides in every row: `{' '.join(NEAREST)}`; " + "; ".join(
-            f"{name}: `{recipe} {' '.join(own)}`" for name, (recipe, own) in SETTINGS.items()
+            f"{name}: `{' '.join([recipe, *own])}`" for name, (recipe, own) in SETTINGS.items()
+            if any(row["setting"] == name for row in rows)
         ) + ".",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -111,7 +112,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), metavar="SETTING")
     parser.add_argument("--sequences", type=int, default=8, help="calibration sequences")
     parser.add_argument("--length", type=int, default=512, help="tokens a calibration sequence")
-    parser.add_argument("--tokens", type=int, default=1024, help="most tokens that are scored")
+    parser.add_argument("--tokens", type=int, default=2048, help="most tokens that are scored")
     options = parser.parse_args()
     if SUBJECT.missing():
         parser.error(f"{SUBJECT.missing()[0]} is missing: set SINKQUANT_ASSETS, SINKQUANT_SHARED.")
