@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), metavar="SETTING")
     parser.add_argument("--sequences", type=int, default=8, help="calibration sequences")
     parser.add_argument("--length", type=int, default=512, help="tokens a calibration sequence")
-    parser.add_argument("--tokens", type=int, default=2048, help="most tokens that are scored")
+    parser.add_argument("--tokens", type=int, default=1024, help="most tokens that are scored")
     options = parser.parse_args()
     if SUBJECT.missing():
         parser.error(f"{SUBJECT.missing()[0]} is missing: set SINKQUANT_ASSETS, SINKQUANT_SHARED.")
