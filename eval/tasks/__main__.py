@@ -7,7 +7,7 @@ from importlib import import_module
 
 from eval.tasks.measure import run
 
-NAMES = ("embedding", "images", "seq2seq_lm", "speech")
+NAMES = ("embedding", "images", "image_text", "seq2seq_lm", "speech")
 
 
 def main() -> None:

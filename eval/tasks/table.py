@@ -12,7 +12,7 @@ WORDS = {
     "kl": "KL, nats", "agreement": "same first choice", "accuracy": "top-1", "cosine": "cosine, mean",
     "low_cosine": "cosine, 1st percentile", "neighbours": "same nearest neighbour", "same_output": "same output",
     "exact_match": "right",
-    "word_errors": "word error rate",
+    "word_errors": "word error rate", "image_gap": "gap to another image, nats",
 }  # fmt: skip
 
 

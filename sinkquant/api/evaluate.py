@@ -12,7 +12,7 @@ import torch
 from sinkquant.api.load import load
 from sinkquant.arguments import checked
 from sinkquant.errors import UsageError
-from sinkquant.evaluation.compare import Comparison, compare, compare_on
+from sinkquant.evaluation.compare import Comparison, compare, compare_on, gap
 from sinkquant.evaluation.windows import text_windows
 from sinkquant.evaluation.written import compare_written
 from sinkquant.formats.facts import Manifest
@@ -100,10 +100,17 @@ def _on_samples(asked: _Asked, task: Task, manifest: Manifest) -> Comparison:
         bos_baseline=_stands(begin is not None), bos_result="prefix" if carried else _stands(begin is not None),
         progress=asked.progress,
     )  # fmt: skip
+    figures = dict(found.figures)
+    others = task.mismatched(data.calibration)
+    if others is not None:
+        swapped = compare_on(
+            task, reference, result, task.begun(others, begin), task.begun(others, None if carried else begin)
+        )
+        figures |= gap(found, swapped)
     if not asked.write:
-        return found
-    figures = compare_written(task, processor, reference, result, data.calibration)
-    return found.model_copy(update={"figures": {**found.figures, **figures}})
+        return found.model_copy(update={"figures": figures})
+    figures |= compare_written(task, processor, reference, result, data.calibration)
+    return found.model_copy(update={"figures": figures})
 
 
 def _on_text(asked: _Asked, manifest: Manifest) -> Comparison:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -134,6 +135,14 @@ def compare_on(
         seconds_baseline=sides[0].seconds, seconds_result=sides[1].seconds, routed_rows=routed.share, task=task.name,
         figures={name: (own.get(name), other[name]) for name in names if name not in CHOICES and name in other},
     )  # fmt: skip
+
+
+def gap(own: Comparison, others: Comparison) -> dict[str, tuple[float | None, float]]:
+    """`image_gap`: how many nats a token the answers lose behind the images of `others`, of both models: what a model
+    sees, as far as its answers tell."""
+    pairs = ((own.baseline_perplexity, others.baseline_perplexity), (own.result_perplexity, others.result_perplexity))
+    lost = [math.log(b / a) for a, b in pairs if a is not None and b is not None]
+    return {"image_gap": (lost[0], lost[1])} if len(lost) == 2 else {}
 
 
 class _Side:

@@ -162,7 +162,7 @@ def _quantization(model: Any, roles: Roles, plan: Planned) -> SinkquantQuantizat
 
 def _positions(plan: Planned, roles: Roles) -> PositionKind:
     if roles.positions is None or not plan.prefix:
-        return "rotary"
+        return "rotary" if roles.counts else "uncounted"
     return "table" if roles.positions.counted else "uncounted"
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from sinkquant.inputs.batches import Batch
 from sinkquant.models.record import Trace, run_probe
 from sinkquant.models.roles import Positions
 
@@ -26,7 +26,7 @@ def find_positions(model: nn.Module, trace: Trace, tokens: str | None, shared: C
         weight, given = event.module.weight, event.output.flatten(0, -2)
         first = _first(given, weight) if len(given) in lengths else None
         if first is not None:
-            counted = _takes_ids(model, trace, len(given))
+            counted = takes_ids(model, trace, len(given))
             return Positions(f"{event.name}.weight", first, len(weight) - first, counted)
     return None
 
@@ -39,11 +39,11 @@ def _first(given: Tensor, weight: Tensor) -> int | None:
     return next((first for first in starts if given.equal(weight[first : first + len(given)])), None)
 
 
-def _takes_ids(model: nn.Module, trace: Trace, tokens: int) -> bool:
+def takes_ids(model: nn.Module, trace: Trace, tokens: int) -> bool:
     """Whether the model takes position ids of which 0 is the first token's."""
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return False
-    ids = Batch({**trace.probe.tensors, "position_ids": torch.arange(tokens)[None]})
+    ids = replace(trace.probe, tensors={**trace.probe.tensors, "position_ids": torch.arange(tokens)[None]})
     assert trace.output is not None
     moved = (run_probe(model, ids, own=trace.own) - trace.output).abs().max()
     return bool(moved <= 1e-4 * trace.output.abs().max())

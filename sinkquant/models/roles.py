@@ -227,7 +227,8 @@ class Roles:
     `attends`: its attention goes through our function, which needs transformers' attention interface and arguments
     that we know. `own_linears`: linears are of the architecture's own class, where stock loaders put no packed weights.
     `positions`: the table of positions, of a model of one stack without rotary ones. `media`: which rows of text stand
-    for images or sounds. `bridges`: what stands between stacks.
+    for images or sounds. `bridges`: what stands between stacks. `counts`: rotary positions are those of
+    the tokens in order, and no affair of the model's own.
     """
 
     stacks: tuple[Stack, ...]
@@ -241,6 +242,7 @@ class Roles:
     positions: Positions | None = None
     media: Media | None = None
     bridges: tuple[Bridge, ...] = ()
+    counts: bool = True
 
     @property
     def bound(self) -> bool:

@@ -21,7 +21,7 @@ from sinkquant.models.explain import Place, explain_block
 from sinkquant.models.media import Media, media_ids
 from sinkquant.models.norm import norm_kind
 from sinkquant.models.outside import Outside, look_outside
-from sinkquant.models.positions import find_positions
+from sinkquant.models.positions import find_positions, takes_ids
 from sinkquant.models.record import TOKENS, Trace, first_tensor, is_plain, record, run_probe, token_probe
 from sinkquant.models.roles import Block, Norm, Roles, Stack
 from sinkquant.models.rope import rope_kind
@@ -59,6 +59,11 @@ def trace_roles(model: nn.Module, probe: Batch | None = None) -> Roles:
             f"{type(model).__name__}: its blocks take {tuple(_taken(trace, stacks[-1]).shape)} for "
             f"{TOKENS} tokens, not a vector a token, which is not supported yet."
         )
+    if trace.probe.real and all(stack.rows is None for stack in stacks):
+        raise SinkquantError(
+            f"{type(model).__name__}: between its blocks of text something else than they changes the stream, such as "
+            "rows of images that are added there, which is not supported yet."
+        )
     stacks = tuple(replace(stack, final_readers=final_readers(model, trace, stack, tuple(found))) for stack in stacks)
     ends = frozenset(name for name in (embedding, head) if name is not None)
     stacks = tuple(replace(stack, rotates=rotates(model, trace, stack, ends)) for stack in stacks)
@@ -81,6 +86,7 @@ def trace_roles(model: nn.Module, probe: Batch | None = None) -> Roles:
         positions=find_positions(model, trace, embedding, shared) if absolute else None,
         media=_media(model, trace.probe, stacks),
         bridges=bridges,
+        counts=_counts(model, trace, stacks, rope),
     )
 
 
@@ -93,6 +99,14 @@ def _media(model: nn.Module, probe: Batch, stacks: tuple[Stack, ...]) -> Media |
             if media.find(given).any():
                 return media
     return None
+
+
+def _counts(model: nn.Module, trace: Trace, stacks: tuple[Stack, ...], rope: str) -> bool:
+    """Whether positions are those of the tokens in order: some models give those of images rows and columns."""
+    rows = stacks[-1].rows
+    if len(stacks) == 1 or rope == "none" or rows is None:
+        return True
+    return takes_ids(model, trace, trace.probe.tensors[rows].shape[1])
 
 
 def _places(trace: Trace, chain: Chain, around: Outside) -> Iterator[Place]:

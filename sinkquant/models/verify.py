@@ -167,8 +167,11 @@ def final_readers(model: nn.Module, trace: Trace, stack: Stack, blocks: Blocks) 
     if stack.final_norm is None:
         return ()
     made = trace.of(stack.final_norm.name).output
-    storage = made.untyped_storage().data_ptr()
-    readers = [e.name for e in trace.events if e.input.untyped_storage().data_ptr() == storage and is_linear(e)]
+    storage, width = made.untyped_storage().data_ptr(), made.shape[-1]
+    reading = [e for e in trace.events if e.input.untyped_storage().data_ptr() == storage and is_linear(e)]
+    if any(e.input.shape[-1] != width for e in reading):  # several rows as one: patches that are merged
+        return ()
+    readers = [e.name for e in reading]
     d = _factors_of(made)
     changes = Changes(dict.fromkeys(readers, _divide(d)), {stack.final_norm.name: _multiply(d)})
     return tuple(dict.fromkeys(readers)) if readers and same_output(model, trace, changes, blocks) else ()

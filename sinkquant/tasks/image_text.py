@@ -123,9 +123,8 @@ class ImageText(Task):
         """Two samples, of the second of which the last tokens are cut off, and padding put in front."""
         first = max(batches, key=len)[:2]
         first = first if len(first) > 1 else _doubled(first)
-        ids, image = first.tensors[IDS], first.tensors.get("image_token")
-        assert image is None
-        steps = min(PADDED, max(1, int((first.labels != IGNORED).sum(1).min()))) if first.labels is not None else PADDED  # type: ignore[union-attr]
+        ids, labels = first.tensors[IDS], first.labels
+        steps = 1 if labels is None else min(PADDED, int((labels != IGNORED).sum(1).min()))  # no token of an image
         real = first.real[IDS]
         most = int(real.sum(1).min())
         cut = _kept(first, slice(0, most))
@@ -159,6 +158,11 @@ class ImageText(Task):
         for part, wanted in zip(logits[where].split(chunk), labels[where].split(chunk), strict=True):
             yield part.float().log_softmax(-1), wanted
 
+    def mismatched(self, batches: Batches) -> Batches | None:
+        """Every text with the image of the sample before it in its batch; samples that are alone are left out."""
+        items = [_swapped(batch) for batch in batches if len(batch) > 1]
+        return replace(batches, items=tuple(items)) if items else None
+
     def place(self, model: Any, stack: Stack, index: int, rows: int) -> str:
         """A token of the text, or what stands in front of the patches of a tower."""
         if stack.rows is not None:
@@ -182,6 +186,11 @@ class ImageText(Task):
         if columns is None:
             return None
         return Patches((there.cumsum(1) - 1).masked_fill(~there, -1), columns)
+
+
+def _swapped(batch: Batch) -> Batch:
+    tensors = {name: t if by_token(name, batch) else t.roll(1, 0) for name, t in batch.tensors.items()}
+    return replace(batch, tensors=tensors)
 
 
 def _columns(batch: Batch, config: Any, count: int) -> int | None:

@@ -177,6 +177,10 @@ class Task(ABC):
         """The batch with the tokens `front` in front of every text, where there is text among other things."""
         raise NotImplementedError
 
+    def mismatched(self, batches: Batches) -> Batches | None:
+        """The samples with the images of others, where that is another question; None where it is none."""
+        return None
+
     def patches(self, model: Any, batch: Batch, stack: Stack, rows: int) -> Patches | None:
         """Where images are among the `rows` of a stack beside text; None where they are not, or nobody knows."""
         return None

@@ -27,7 +27,7 @@ def install_exact(
         return
     for module, (key, value) in zip(holders(model, roles), prefix_states(model, roles, prefix), strict=True):
         install(module, _exact(scheme, module, rotate), key, value)
-    if roles.positions is None or roles.positions.counted:
+    if roles.counts and (roles.positions is None or roles.positions.counted):
         install_positions(model)
 
 

@@ -70,6 +70,7 @@ def test_every_command(row: Row, folder: Path, photos: Path, tmp_path: Path) -> 
     found = sinkquant.evaluate(out, baseline=folder, data=photos, samples=12)
     assert (found.task, found.windows) == ("image-text", 12)
     assert found.kl is not None and 0 < found.kl < row.kl
+    assert found.figures["image_gap"][0] != found.figures["image_gap"][1]
     assert sum(scheme.weight is not None for scheme in done.plan.linears.values()) == row.rounded
     assert sinkquant.verify(out).difference.acceptable
 
