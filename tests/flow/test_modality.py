@@ -13,10 +13,12 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+import sinkquant
 from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.flow.block import quantize_block
 from sinkquant.flow.modality import figures_of, tells_apart
 from sinkquant.flow.plan import Plan, make_plan, weight_shapes
+from sinkquant.formats.manifest import read_manifest
 from sinkquant.formats.sink_aware import SINK_AWARE
 from sinkquant.formats.write import linear_schemes
 from sinkquant.inputs.batches import Batch
@@ -31,8 +33,12 @@ from sinkquant.runtime.kernels.int8 import Int8Kernel
 from sinkquant.runtime.kernels.selection import Selection
 from sinkquant.runtime.linear import QuantizedLinear
 from sinkquant.runtime.register import register_config, register_runtime
+from sinkquant.tasks.image_text import IMAGE_TEXT
 from sinkquant.walk.walk import BlockRun, Walk
+from tests.proved import as_proved
 from tests.stacks import chat, make, text
+from tests.tasks.sighted import captioned, save_llava
+from tests.tasks.sighted import make as sighted
 
 IMAGE, LOUD = 96, 7  # the id in whose place patches stand, and a channel that is large in theirs alone
 STACK = "model.language_model.layers"
@@ -283,6 +289,44 @@ def test_recipes_that_cannot_have_it(recipe: str, overrides: Sequence[str], matc
 def test_the_usual_choice_is_no_part_of_a_recipes_digest() -> None:
     usual, asked = (load_recipe("w8a8-static", [f"activations.modality={value}"]) for value in ("auto", "own"))
     assert usual.digest() == load_recipe("w8a8-static").digest() != asked.digest()
+
+
+@pytest.mark.parametrize("kind", ["smolvlm", "internvl", "gemma3", "mllama"])
+def test_other_families(kind: str) -> None:
+    """Images of any number of rows, with positions of their own or added in later blocks too."""
+    batch = IMAGE_TEXT.probe(model := sighted(kind))
+    model, roles, _, gains, outputs = quantized("activations.modality=own", model=model, batch=batch)
+    assert roles.media is not None and roles.media.stack == roles.list_name
+    assert gains.keys() == {
+        site.linears[0] for block in roles.stacks[-1].blocks for site in block.sites if site.stack is None
+    }
+    last, given = model.get_submodule(roles.blocks[-1].name), list[Tensor]()
+    handle = last.register_forward_hook(lambda _m, _a, y: given.append(y if isinstance(y, Tensor) else y[0]))
+    answer(model, batch)
+    handle.remove()
+    assert torch.equal(given[0], outputs[0])
+
+
+def test_every_command(tmp_path: Path) -> None:
+    """Proved, loaded, run in a process of its own and shown; the figures say what it gained."""
+    source, photos = save_llava(tmp_path / "model"), captioned(tmp_path / "photos", 40)
+    done = sinkquant.quantize(
+        source, recipe="w8a8-static", output=tmp_path / "out", calibration=str(photos),
+        overrides=["calibration.sequences=1", "calibration.length=64", "activations.modality=own"],
+    )  # fmt: skip
+    said = "rows of images have static ranges of their own in 21 linears"
+    assert said in done.plan.notes
+    figures = read_manifest(tmp_path / "out").figures["ranges_by_modality"]
+    assert (figures["inputs"], figures["inputs_with_two_ranges"], len(figures["gains"])) == (12, 12, 12)
+    model = sinkquant.load(tmp_path / "out", execution="auto")
+    assert as_proved(sinkquant.load(tmp_path / "out"), tmp_path / "out")
+    probe = IMAGE_TEXT.probe(model, 2)
+    exact = IMAGE_TEXT.answer(sinkquant.load(tmp_path / "out"), probe)
+    assert (IMAGE_TEXT.answer(model, probe) - exact).abs().max() < 0.02 * exact.abs().max()
+    assert sinkquant.verify(tmp_path / "out").difference.acceptable
+    assert any(
+        "images in a range of their own" in part.scheme.inputs for part in sinkquant.inspect(tmp_path / "out").quantized
+    )
 
 
 @pytest.mark.slow
