@@ -66,6 +66,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * (LAYERS // 2), "num_dense_layers": 1},
     "longcat_flash": {"num_layers": 2, "head_dim": 8, "ffn_hidden_size": 128, **EXPERTS},
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2},
+    "nemotron_h": {
+        "moe_shared_expert_intermediate_size": 128, "mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 16,
+        "n_groups": 2,
+    },
     "qwen4_exp": {"text_config": QWEN4},
     "qwen4_exp_text": QWEN4,
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
