@@ -31,6 +31,7 @@ class Family:
     reads: int = 2  # norms of a block that only linears read
     plain: int = 3  # blocks whose values can change their basis
     up: int = 0  # blocks whose down projection has a known factor
+    cached: int = 0  # blocks whose keys and values are seen where they are cached alone
     floats: tuple[str, ...] = ()  # linears of the last block that are not rounded
 
 
@@ -39,15 +40,15 @@ FAMILIES = {
     "Qwen2": Family({"num_key_value_heads": 4}, rotates=True, up=3),
     "GPTBigCode": Family(GPT | {"multi_query": True, "rotary_dim": None}, plain=0, rotates=True),  # fused projection
     "BertLMHead": Family({"is_decoder": True}, reads=0),  # norms behind the sublayers
-    "XGLM": Family({"d_model": 48, "ffn_dim": 96, "num_layers": 3, "attention_heads": 4}, attends=False, plain=0),
-    "Bloom": Family({"n_layer": 3, "n_head": 4}, attends=False, plain=0),  # blocks give tuples
-    "Falcon": Family({"head_dim": None}, attends=False, plain=0, reads=1),
-    "GPTJ": Family(GPT, attends=False, plain=0, reads=1, rotates=True),
+    "XGLM": Family({"d_model": 48, "ffn_dim": 96, "num_layers": 3, "attention_heads": 4}, False, plain=0, cached=3),
+    "Bloom": Family({"n_layer": 3, "n_head": 4}, attends=False, cached=3, plain=0),  # blocks give tuples
+    "Falcon": Family({"head_dim": None}, attends=False, cached=3, plain=0, reads=1),
+    "GPTJ": Family(GPT, attends=False, cached=3, plain=0, reads=1, rotates=True),
     "GPTNeoX": Family({"head_dim": None}, plain=0, rotates=True),
     "Mixtral": Family({"num_local_experts": 4}, reads=1),  # router and experts read the norm too
     "Qwen2Moe": Family(EXPERTS, reads=1, floats=("mlp.shared_expert_gate",)),
     "Qwen3_5Text": Family(DELTA, rotates=True, plain=0, up=3, floats=()),  # a gate behind the attention
-    "DiffLlama": Family({}, attends=False, plain=0, rotates=True, up=3),  # two attentions a block
+    "DiffLlama": Family({}, attends=False, cached=3, plain=0, rotates=True, up=3),  # two attentions a block
 }
 CLASSES = {"BertLMHead": "BertLMHeadModel", "Qwen3_5Text": "Qwen3_5ForCausalLM"}
 

@@ -40,7 +40,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"layer_group_size": 2},
     "bamba": {"attn_layer_indices": [1, 3]},
     "big_bird": {"attention_type": "original_full"},
-    "bigbird_pegasus": {"attention_type": "original_full"},
+    "bigbird_pegasus": {"attention_type": "original_full", "encoder_layers": LAYERS},  # a cache counts them
     "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE}},
     "cpmant": {"dim_head": 16, "dim_ff": 128, "position_bias_num_buckets": 32, "position_bias_max_distance": 64},
     "ctrl": {"dff": 128},
@@ -66,6 +66,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * (LAYERS // 2), "num_dense_layers": 1},
     "longcat_flash": {"num_layers": 2, "head_dim": 8, "ffn_hidden_size": 128, **EXPERTS},
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2},
+    "mvp": {"encoder_layers": LAYERS},
     "nemotron_h": {
         "moe_shared_expert_intermediate_size": 128, "mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 16,
         "n_groups": 2,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from sinkquant.flow.plan import Plan
 from sinkquant.flow.site import quantize_sites
 from sinkquant.models.roles import Block
+from sinkquant.runtime.cached import install_cached
 from sinkquant.runtime.kv import install, scheme_of
 from sinkquant.walk.experts import side_by_side
 from sinkquant.walk.walk import BlockRun, run_block
@@ -30,3 +31,5 @@ def install_kv(model: nn.Module, block: Block, plan: Plan) -> None:
         module = model.get_submodule(attention.module)
         sinks = [getattr(module, name, None) for name in ("sink_key", "sink_value")]
         install(module, scheme_of(plan.kv, attention), sinks[0], sinks[1])
+    for cached in block.cached:
+        install_cached(model.get_submodule(cached.module), plan.kv, cached, model.config)

@@ -11,6 +11,7 @@ from sinkquant.flow import modality
 from sinkquant.flow.parts import recipes_of, said
 from sinkquant.flow.spikes import MOST
 from sinkquant.formats.format import FORMATS
+from sinkquant.models.cached import UNSEEN
 from sinkquant.models.roles import AttentionKind, Block, Roles, Site, SiteKind, Stack
 from sinkquant.models.writers import ON_THE_STREAM
 from sinkquant.quantization.scheme import ActivationScheme, KVScheme, LinearScheme, Transforms, WeightScheme
@@ -87,12 +88,15 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
     cache = recipe.kv_cache
     if cache.bits < 16 and not kept:
         notes.append(f"keys and values stay in full precision: {no_attention(roles)}")
-    elif not roles.attends:
+    elif not roles.attends and not (kept and cache.bits < 16):
         notes.append(f"weights and inputs alone are rounded, without prefix and cache: {no_attention(roles)}")
     elif cache.bits < 16 and kept < len(roles.blocks):
         notes.append(f"keys and values are rounded in {kept} of {len(roles.blocks)} blocks")
     kv = KVScheme()
-    if kept:
+    if kept and not roles.attends:
+        notes.extend(_seen_in_the_cache(recipe))
+        kv = KVScheme(cache.bits, rotate=cache.bits < 16 and (rotations.keys or cache.balance))
+    elif kept:
         kv = KVScheme(cache.bits, cache.recent, rotations.keys and not cache.balance, balance=cache.balance)
     size = _size(bits, shapes, linears) + _spendable(recipe, shapes, linears)
     prefixed = frozenset((roles.text.name,)) if prefix and roles.text is not None else frozenset()
@@ -121,14 +125,27 @@ def refuse_plan(recipe: Recipe, roles: Roles) -> None:
 
 def keeps(block: Block) -> bool:
     """Whether keys and values of the block are kept for later: no query of an encoder comes later."""
-    return any(attention.causal or attention.kind is AttentionKind.CROSS for attention in block.attentions)
+    return bool(block.cached) or any(one.causal or one.kind is AttentionKind.CROSS for one in block.attentions)
 
 
 def no_attention(roles: Roles) -> str:
     """Why no block's keys and values can be seen."""
     if roles.attends:
         return "no block has an attention that keeps any"
-    return "the attention of this architecture is not computed through transformers' attention interface"
+    return roles.unseen or UNSEEN
+
+
+def _seen_in_the_cache(recipe: Recipe) -> list[str]:
+    """What is said where keys and values alone are seen, as a cache returns them."""
+    cache = recipe.kv_cache
+    if cache.bits >= 16:
+        return []
+    notes = [f"keys and values are rounded where they are cached, without a prefix: {UNSEEN}"]
+    if cache.balance:
+        notes.append("keys are rotated in place of being balanced: the queries are not seen")
+    if cache.recent:
+        notes.append("no recent tokens stay exact: a cache returns the same keys and values to all queries")
+    return notes
 
 
 def _grouped(roles: Roles) -> list[str]:

@@ -91,7 +91,8 @@ class SinkAware(Format):
 
     def kv(self, quantization: Mapping[str, Any]) -> Mapping[str, Any]:
         """That of the attentions which keep any, the same in all blocks."""
-        schemes = [group["scheme"] for group in quantization["attentions"]] or [super().kv(quantization)]
+        groups = [*quantization["attentions"], *quantization.get("cached", ())]
+        schemes = [group["scheme"] for group in groups] or [super().kv(quantization)]
         return {key: value for key, value in min(schemes, key=lambda one: one["bits"]).items() if key != "shape"}
 
     def runtimes(self, quantization: Mapping[str, Any], *, prefix: bool, serves: bool) -> tuple[Runtime, ...]:
@@ -107,6 +108,8 @@ class SinkAware(Format):
             vllm = Runtime("vLLM + sinkquant", False, "prompts begin with the prefix there; use sinks.prefix=none")
         elif quantization.get("experts"):
             vllm = Runtime("vLLM + sinkquant", False, "experts that are taken apart are not run there yet")
+        elif quantization.get("cached"):
+            vllm = Runtime("vLLM + sinkquant", False, "keys and values are rounded in a cache of transformers")
         elif kv.get("recent"):
             vllm = Runtime("vLLM + sinkquant", False, "keeps no newest tokens in full precision; use kv_cache.recent=0")
         else:
@@ -144,6 +147,7 @@ def _quantization(model: Any, roles: Roles, plan: Planned) -> SinkquantQuantizat
     holders = {b.attention.module for b in roles.text.blocks if b.attention is not None} if roles.text else set()
     if plan.prefix and (roles.text is None or len(holders) < len(roles.text.blocks)):
         raise SinkquantError("some blocks have no attention to hold the prefix; use --set sinks.prefix=none.")
+    cached = [cached for block in roles.blocks for cached in block.cached if plan.kv.bits < 16]
     linears = linear_schemes(model)
     return SinkquantQuantization(
         linears=linears,
@@ -157,6 +161,7 @@ def _quantization(model: Any, roles: Roles, plan: Planned) -> SinkquantQuantizat
         experts=(*parted_experts(model), *stand_ins(model)),
         media=roles.media if any(s.activation and s.activation.media for s in linears.values()) else None,
         bare=tuple(a.module for a in attentions if plan.prefix and a.module not in holders),
+        cached={one.module: (plan.kv, one) for one in cached},
     )
 
 

@@ -119,8 +119,20 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Cached:
+    """An attention that goes on with what layer `layer` of a cache returns, which it gets as `argument`."""
+
+    module: str
+    argument: str
+    layer: int
+
+
+@dataclass(frozen=True)
 class Block:
-    """One block of a stack; `attentions` in order of execution."""
+    """One block of a stack; `attentions` in order of execution.
+
+    `cached`: those whose keys and values alone are seen, where none goes through our attention function.
+    """
 
     name: str
     attentions: tuple[Attention, ...]
@@ -131,6 +143,7 @@ class Block:
     up: str | None = None  # the linear whose output is a factor of the down projection's input
     unexplained: tuple[str, ...] = ()
     stream: Stream = field(default_factory=Stream)
+    cached: tuple[Cached, ...] = ()
 
     @property
     def attention(self) -> Attention | None:
@@ -225,7 +238,8 @@ class Roles:
     norm is true of the last stack, which the head reads.
 
     `attends`: its attention goes through our function, which needs transformers' attention interface and arguments
-    that we know. `own_linears`: linears are of the architecture's own class, where stock loaders put no packed weights.
+    that we know. `unseen`: where it does not, why keys and values are not seen where they are cached either.
+    `own_linears`: linears are of the architecture's own class, where stock loaders put no packed weights.
     `positions`: the table of positions, of a model of one stack without rotary ones. `media`: which rows of text stand
     for images or sounds. `bridges`: what stands between stacks. `counts`: rotary positions are those of
     the tokens in order, and no affair of the model's own.
@@ -238,6 +252,7 @@ class Roles:
     rope: str  # "default", "llama3", "dynamic", ..., "none"
     unexplained: tuple[str, ...] = field(default=())
     attends: bool = True
+    unseen: str | None = None
     own_linears: bool = False
     positions: Positions | None = None
     media: Media | None = None

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sinkquant.errors import SinkquantError
 from sinkquant.inputs.batches import Batch
 from sinkquant.models.bridges import find_bridges
+from sinkquant.models.cached import find_cached
 from sinkquant.models.explain import Place, explain_block
 from sinkquant.models.media import Media, media_ids
 from sinkquant.models.norm import norm_kind
@@ -50,6 +51,11 @@ def trace_roles(model: nn.Module, probe: Batch | None = None) -> Roles:
     ]
     blocks = {block.name: block for block in verify_blocks(model, trace, tuple(found))}
     causal = causal_blocks(model, trace, tuple(found))
+    attends = trace.own and any(block.attentions for block in found)
+    cached, unseen = ((), None) if attends else find_cached(model, trace)
+    for name in causal:  # what sees later rows keeps none
+        own = tuple(one for one in cached if one.module.startswith(f"{name}."))
+        blocks[name] = replace(blocks[name], cached=own)
     embedding, head = _embedding(model, trace), _head(model)
     stacks = tuple(
         _stack(trace, name, [blocks[n] for n in chain], around[name], causal) for name, chain in chains.items()
@@ -82,7 +88,8 @@ def trace_roles(model: nn.Module, probe: Batch | None = None) -> Roles:
         rope=rope,
         unexplained=tuple(unexplained),
         own_linears=any(not is_plain(model.get_submodule(name)) for block in found for name in block.linears),
-        attends=trace.own and any(block.attentions for block in found),
+        attends=attends,
+        unseen=unseen,
         positions=find_positions(model, trace, embedding, shared) if absolute else None,
         media=_media(model, trace.probe, stacks),
         bridges=bridges,

@@ -10,6 +10,7 @@ from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.models.attention import NAME, TAPS
 from sinkquant.quantization.scheme import KVScheme
 from sinkquant.runtime.cache_layer import SinkLayer
+from sinkquant.runtime.cached import STAGE
 from sinkquant.runtime.kv import KVStage
 
 
@@ -27,16 +28,20 @@ class SinkCache(Cache):
                 "allow: leave out the cache, keys and values are rounded all the same."
             )
         layers = DynamicCache(config=model.config).layers
-        schemes = {
-            module.layer_idx: stage.scheme
+        schemes: dict[int, KVScheme] = {
+            module.layer_idx: stage.scheme  # type: ignore[misc]
             for module in model.modules()
             for stage in getattr(module, TAPS, ())
             if isinstance(stage, KVStage) and stage.scheme.bits < 16
         }
+        through_ours = bool(schemes)
+        stages = [getattr(module, STAGE) for module in model.modules() if hasattr(module, STAGE)]
+        schemes |= {stage.cached.layer: stage.scheme for stage in stages}
         if not schemes:
             raise UsageError("the model has no quantized keys and values: leave out the cache, transformers makes one.")
-        if model.config.get_text_config(decoder=True)._attn_implementation != NAME:
+        if through_ours and model.config.get_text_config(decoder=True)._attn_implementation != NAME:
             raise UsageError(f"the model runs without its stages: call model.set_attn_implementation({NAME!r}) first.")
+        layers += [DynamicLayer() for _ in range(len(layers), max(schemes) + 1)]  # a configuration may not count them
         for index, scheme in schemes.items():
             layers[index] = packed_layer(layers[index], scheme)  # type: ignore[index]
         super().__init__(layers=layers)

@@ -6,7 +6,7 @@ top-level key `sinkquant`. Loading gives the base model's own configuration clas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,6 +17,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.models.media import Media
+from sinkquant.models.roles import Cached
 from sinkquant.quantization.scheme import KVScheme, LinearScheme
 
 Scheme = TypeVar("Scheme", bound=Hashable)
@@ -115,17 +116,20 @@ class SinkquantQuantization(QuantizationConfigMixin):
         hub_names: Mapping[str, str] | None = None,
         media: Media | None = None,
         bare: tuple[str, ...] = (),
+        cached: Mapping[str, tuple[KVScheme, Cached]] | None = None,
     ) -> None:
         """`kv_shapes`: (kv heads, size of a key, of a value) of every attention; `embeddings`: names of 8-bit ones;
         `positions`: what a text has behind a prefix; `experts`: modules whose experts are taken apart;
         `hub_names`: tensors are stored under the hub's names, these modules under others than in the model; None: under
         those of the model; `media`: which rows stand for media, where some linears have a range of their own for
-        them; `bare`: attentions that the prefix does not stand in."""
+        them; `bare`: attentions that the prefix does not stand in; `cached`: attentions whose keys and values are
+        rounded where they are cached."""
         self.quant_method = METHOD  # type: ignore[assignment]
         self.linears, self.attentions, self.prefix_length = linears, attentions, prefix_length
         self.kv_shapes, self.embeddings = kv_shapes, embeddings
         self.final_norm, self.untied_head, self.positions = final_norm, untied_head, positions
         self.experts, self.hub_names, self.media, self.bare = experts, hub_names, media, bare
+        self.cached = dict(cached or {})
         # Linears that are to stay out of the model; never stored.
         self.apart: frozenset[str] = frozenset()
 
@@ -147,6 +151,7 @@ class SinkquantQuantization(QuantizationConfigMixin):
             **({} if self.hub_names is None else {"hub_names": dict(self.hub_names)}),
             **({} if self.media is None else {"media": vars(self.media) | {"ids": list(self.media.ids)}}),
             **({"bare": list(self.bare)} if self.bare else {}),
+            **({"cached": _cached_groups(self.cached)} if self.cached else {}),
         }
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -164,6 +169,7 @@ class SinkquantQuantization(QuantizationConfigMixin):
             config_dict["final_norm"], config_dict["untied_head"], config_dict.get("positions", "rotary"),
             tuple(config_dict.get("experts", ())), config_dict.get("hub_names"), _media(config_dict.get("media")),
             tuple(config_dict.get("bare", ())),
+            _cached(config_dict.get("cached", ())),
         )  # fmt: skip
         made.apart = frozenset(config_dict.get("apart", ()))
         return (made, kwargs) if return_unused_kwargs else made
@@ -180,6 +186,22 @@ def _group(schemes: Mapping[str, Scheme], to_dict: Callable[[Scheme], dict[str, 
 def _ungroup(groups: list[dict[str, Any]], from_dict: Callable[[dict[str, Any]], Made]) -> dict[str, Made]:
     made = ((from_dict(group["scheme"]), group["targets"]) for group in groups)
     return {name: scheme for scheme, names in made for name in names}
+
+
+def _cached_groups(cached: Mapping[str, tuple[KVScheme, Cached]]) -> list[dict[str, Any]]:
+    """Attentions with equal schemes and arguments, each with the number of its layer in a cache."""
+    groups: dict[tuple[KVScheme, str], dict[str, int]] = {}
+    for name, (scheme, one) in cached.items():
+        groups.setdefault((scheme, one.argument), {})[name] = one.layer
+    return [{"scheme": vars(s), "argument": argument, "targets": names} for (s, argument), names in groups.items()]
+
+
+def _cached(groups: Iterable[Mapping[str, Any]]) -> dict[str, tuple[KVScheme, Cached]]:
+    return {
+        name: (KVScheme(**group["scheme"]), Cached(name, group["argument"], layer))
+        for group in groups
+        for name, layer in group["targets"].items()
+    }
 
 
 def _media(fields: dict[str, Any] | None) -> Media | None:

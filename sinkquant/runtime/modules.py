@@ -12,6 +12,7 @@ from sinkquant.models.ends import head_of
 from sinkquant.models.experts import part_experts
 from sinkquant.models.media import media_rows, watch_media
 from sinkquant.models.transposed import as_linear
+from sinkquant.runtime.cached import install_cached
 from sinkquant.runtime.config import SinkquantQuantization
 from sinkquant.runtime.embedding import QuantizedEmbedding
 from sinkquant.runtime.kv import balance_shapes, install, prefix_shapes
@@ -94,6 +95,8 @@ def skeleton(model: nn.Module, config: SinkquantQuantization) -> None:
             attention.register_buffer(buffer, torch.empty(shape, device="meta"))
         if shapes or kv.bits < 16 or kv.rotate:
             insist(attention)
+    for name, (kv, cached) in config.cached.items():
+        install_cached(_at(model, name), kv, cached, model.config)
     flag_final_norm(model, config.final_norm)
     if config.prefix_length and config.positions != "uncounted":
         install_positions(model)

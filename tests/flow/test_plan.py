@@ -12,6 +12,7 @@ from sinkquant.errors import UsageError
 from sinkquant.flow.estimate import estimate
 from sinkquant.flow.loadable import refuse_unloadable
 from sinkquant.flow.plan import Plan, make_plan, weight_shapes
+from sinkquant.models.roles import Cached
 from sinkquant.models.trace import trace_roles
 from sinkquant.quantization.scheme import KVScheme
 from sinkquant.recipes import load_recipe
@@ -79,6 +80,12 @@ def test_a_recipe_of_keys_and_values_alone_needs_an_attention_that_can_be_seen(t
     made = make_plan(load_recipe("w4a8kv4", ()), (), blind, shapes, None)
     assert any("keys and values stay in full precision" in note for note in made.notes)
     assert made.kv == KVScheme() and not made.rotations.keys
+    kept = Cached("model.layers.1.self_attn", "past_key_values", 1)
+    seen = blind.each_block(lambda b: replace(b, cached=(kept,)) if kept.module.startswith(b.name) else b)
+    made = make_plan(load_recipe("kv4", ("kv_cache.recent=3",)), (), seen, shapes, None)
+    assert made.kv == KVScheme(4, rotate=True)
+    for said in ("in 1 of 3 blocks", "where they are cached", "in place of being balanced", "no recent tokens"):
+        assert any(said in note for note in made.notes), said
     with pytest.raises(UsageError, match="a class of their own"):
         refuse_unloadable(load_recipe("w8a8", ()), tiny_llama, replace(roles, own_linears=True))
 

@@ -34,6 +34,7 @@ def test_roles(family: str, traced: dict[str, tuple[Any, Roles]]) -> None:
     assert (roles.attends, roles.stacks[-1].rotates) == (expected.attends, expected.rotates)
     assert {len(block.reads) for block in blocks} == {expected.reads}
     assert sum(block.attention is not None and block.attention.plain for block in blocks) == expected.plain
+    assert sum(len(block.cached) for block in blocks) == expected.cached
     assert sum(block.up is not None for block in blocks) == expected.up
     names = {
         f"{blocks[-1].name}.{n}"

@@ -39,6 +39,11 @@ class ServedConfig(QuantizationConfig):
                 "the model's positions begin behind the prefix, with which prompts begin in vLLM: quantize with "
                 "sinks.prefix=none to serve with it."
             )
+        if stored.cached:
+            raise SinkquantError(
+                "keys and values of this checkpoint are rounded in a cache of transformers, which vLLM has not: "
+                "quantize with kv_cache.bits=16 to serve with it."
+            )
         for scheme in self.attentions.values():
             if scheme.recent:
                 raise SinkquantError(
