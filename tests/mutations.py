@@ -139,6 +139,11 @@ MUTATIONS = {
     "cache not rounded": Mutation(
         "sinkquant.runtime.kv:KVStage.quantized", becomes(lambda _, call, grids: call), ("tests/runtime/test_kv.py",)
     ),
+    "cached keys not rounded": Mutation(
+        "sinkquant.runtime.cached:CachedStage.__call__",
+        becomes(lambda _, key, value: (key, value)),
+        ("tests/runtime/test_cached.py::test_logits_are_those_of_a_reference",),
+    ),
     "attention not ours": Mutation("sinkquant.models.attention:own_attention", becomes(nothing), (GENERATION,)),
     "norms folded into nothing": Mutation(
         "sinkquant.transforms.norms:fold_norm",
