@@ -71,7 +71,8 @@ def make_plan(recipe: Recipe, prefix: tuple[int, ...], roles: Roles, shapes: Sha
     rotations = _rotations(recipe, roles, floats, notes, rounds_keys=bool(kept) and recipe.kv_cache.bits < 16)
     linears: dict[str, LinearScheme] = {}
     for part, site in roles.linears:
-        linears.update(_schemes(recipes[part], site, shapes, rotations, notes))
+        own = replace(rotations, inputs=False) if part in rotations.apart else rotations
+        linears.update(_schemes(recipes[part], site, shapes, own, notes))
     linears = modality.allowed(linears, recipe, roles)
     notes.extend(modality.said(linears, recipe))
     ends = recipes[roles.list_name].weights
@@ -205,12 +206,12 @@ def _rotations(
         if reason is not None:
             notes.append(f"R1 is left out{f' of {name}' if len(roles.stacks) > 1 else ''}: {reason}")
     stream = tuple(name for name, reason in reasons.items() if reason is None)
-    smooth, inputs = wanted.smooth, wanted.inputs
+    smooth, inputs, apart = wanted.smooth, wanted.inputs, tuple[str, ...]()
     if len(stream) < len(reasons) and ours:
-        notes.append(
-            "smoothing and online rotations of the inputs take R1's place" + (" in all stacks" if stream else "")
-        )
-        stream, smooth, inputs = (), True, True
+        apart = tuple(name for name in stream if roles.text is not None and name == roles.text.name)  # behind towers
+        where = "" if not stream else " in the towers" if apart else " in all stacks"
+        notes.append(f"smoothing and online rotations of the inputs take R1's place{where}")
+        stream, smooth, inputs = apart, True, True
     fold = tuple(stack.name for stack in roles.stacks) if wanted.fold_norms else ()
     if fold and len(stream) < len(reasons) and not smooth:
         # Large channels of the stream are often kept small by the norm's scale alone; nothing would spread them.
@@ -220,7 +221,7 @@ def _rotations(
     if wanted.r2 and len(values) < len(roles.blocks):
         notes.append(f"R2 is left out in {len(roles.blocks) - len(values)} blocks without plain value projections")
     keys = wanted.r3 and rounds_keys  # others would be rotated for nothing
-    return Transforms(fold, stream, values, keys, wanted.r4, wanted.seed, smooth, inputs, tuple(sorted(floats)))
+    return Transforms(fold, stream, values, keys, wanted.r4, wanted.seed, smooth, inputs, tuple(sorted(floats)), apart)
 
 
 def _keeps_basis(stack: Stack) -> str | None:

@@ -108,6 +108,7 @@ def _steps(session: Session, plan: Plan) -> Iterator[Step]:
         yield tuple(key for key in wanted if wanted[key]), lambda: smooth(
             model, roles, session.calibration, session.threshold, linears=rotations.smooth, keys=balance,
             center=plan.recipe.activations.center, seed=rotations.seed, left=rotations.left,
+            apart=rotations.apart,
         )  # fmt: skip
     down = {name for block in roles.blocks for s in block.sites if s.kind is SiteKind.DOWN_INPUT for name in s.linears}
     rotated = {name for name, scheme in plan.linears.items() if scheme.rotate}

@@ -74,7 +74,7 @@ def _inspection(
     kind, stored = FORMATS[manifest.recipe.target], config.get("quantization_config") or {}
     stored = {"experts": (config.get(KEY) or {}).get("experts", ()), **stored}
     weights = list(stored_weights(tensors, config))
-    schemes = kind.schemes(stored)
+    schemes = _as_stored(kind.schemes(stored), (config.get(KEY) or {}).get("names", {}))
     integer = [weight for weight in weights if weight.dtype in QUANTIZED or schemes.get(weight.name, FLOAT) != FLOAT]
     floats = [weight for weight in weights if weight not in integer]
     recipe, report = manifest.recipe, manifest.report
@@ -96,6 +96,16 @@ def _inspection(
         notes=tuple(manifest.notes), figures=manifest.figures, versions=manifest.versions,
         experts=tuple(manifest.experts), verified=len(manifest.files),
     )  # fmt: skip
+
+
+def _as_stored(schemes: Mapping[str, Scheme], heads: Mapping[str, str]) -> dict[str, Scheme]:
+    """By the names that modules have on disk, where those begin with one of `heads` in place of its own name."""
+    found = dict(schemes)
+    for name, scheme in schemes.items():
+        for stored, own in heads.items():
+            if name.startswith(f"{own}."):
+                found[stored + name.removeprefix(own)] = scheme
+    return found
 
 
 def _parts(chosen: list[Weight], schemes: Mapping[str, Scheme], everything: list[Weight]) -> Iterator[Part]:

@@ -85,7 +85,7 @@ class Portable(Format):
         from sinkquant.formats.stock import left_out
         from sinkquant.formats.write import linear_schemes, save_model
         from sinkquant.models.experts import expert_linears
-        from sinkquant.models.merged import merges, stored_names
+        from sinkquant.models.merged import merges, other_heads, stored_names
         from sinkquant.runtime.config import KEY
 
         linears = expert_linears(model)
@@ -95,7 +95,9 @@ class Portable(Format):
         stated = quantization_config(linear_schemes(model), ignore, linears, homes)
         model.config.quantization_config = stated
         own = {"recipe": plan.recipe.name, "bos": facts["bos"]}
-        setattr(model.config, KEY, {**own, "experts": homes} if homes else own)
+        heads = other_heads(set(linear_schemes(model)) - set(linears), on_disk or stored_names(model))
+        told = {"experts": homes, "names": heads}
+        setattr(model.config, KEY, own | {key: value for key, value in told.items() if value})
         save_model(model, folder, dtype, plan.recipe.export.shard_size, on_disk=on_disk)
 
     def read(self, folder: Path, manifest: Manifest, asked: Asked) -> Any:

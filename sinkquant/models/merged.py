@@ -84,6 +84,18 @@ def stored_names(model: PreTrainedModel) -> Callable[[str], str]:
     return name
 
 
+def other_heads(names: Iterable[str], on_disk: Callable[[str], str]) -> dict[str, str]:
+    """How names of linears begin on disk where they begin otherwise in the model, and how there."""
+    found = {}
+    for name in names:
+        own, stored = name.split("."), on_disk(f"{name}.weight").removesuffix(".weight").split(".")
+        while len(own) > 1 and len(stored) > 1 and own[-1] == stored[-1]:
+            own, stored = own[:-1], stored[:-1]
+        if own != stored:
+            found[".".join(stored)] = ".".join(own)
+    return found
+
+
 def names_in_model(config: Any, auto: str, stored: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
     """What modules that a checkpoint holds are called in the model, with its experts apart, by their `stored` name; and
     the modules whose experts are stored one by one.

@@ -120,3 +120,4 @@ class Transforms:
     smooth: bool = False  # balance inputs and weights by their moments; the values' transform then takes R2's place
     inputs: bool = False  # rotate the inputs of all other linears online, in place of R1
     left: tuple[str, ...] = ()  # stacks that are left alone
+    apart: tuple[str, ...] = ()  # stacks that have R1 and R2 where others are smoothed and rotated online

@@ -24,7 +24,7 @@ def fused_steps(model: nn.Module, roles: Roles, rotations: Transforms) -> Iterat
         yield ("transforms.fold_norms",), lambda: _fold_all(model, roles, rotations)
     if rotations.stream:
         yield ("transforms.r1",), lambda: _rotate_streams(model, roles, rotations)
-    if rotations.values and not rotations.smooth:
+    if rotations.values and (not rotations.smooth or rotations.apart):
         yield ("transforms.r2",), lambda: _rotate_all_values(model, roles, rotations)
 
 
@@ -49,7 +49,11 @@ def stream_rotation(stack: Stack, seed: int) -> Rotation:
 
 
 def _rotate_all_values(model: nn.Module, roles: Roles, rotations: Transforms) -> None:
+    smoothed = {  # whose values have been transformed by smoothing
+        block.name for stack in roles.stacks if rotations.smooth and stack.name not in rotations.apart
+        for block in stack.blocks
+    }  # fmt: skip
     for index, block in enumerate(roles.blocks):
         for attention in block.attentions:
-            if block.name in rotations.values and attention.plain:
+            if block.name in rotations.values and block.name not in smoothed and attention.plain:
                 rotate_values(model, attention, Rotation(attention.value_dim, rotations.seed + 1 + index))

@@ -22,19 +22,23 @@ TOKENS = 4096  # enough for the moments of a head
 
 def smooth(
     model: nn.Module, roles: Roles, few: Batches, threshold: float, *, linears: bool, keys: bool, center: bool,
-    seed: int, left: Collection[str] = (),
+    seed: int, left: Collection[str] = (), apart: Collection[str] = (),
 ) -> None:  # fmt: skip
     """Balance every block: inputs against weights, keys against queries; the function stays once the attention makes
     use of the keys' transforms.
 
     `threshold`: of the rows of sinks, which the moments are taken without. `center`: the inputs' means will be taken
     out before rounding, so that only what varies counts. `seed` draws the signs that the channels get on the way,
-    which makes a Hadamard transform behind them a random one for free. `left`: stacks that are left alone.
+    which makes a Hadamard transform behind them a random one for free. `left`: stacks that are left
+    alone, `apart`: those whose linears are.
     """
     walk = Walk(model, roles, few.part(0, max(1, TOKENS // few[0].length)))
 
+    everywhere = linears
+
     def visit(run: BlockRun) -> list[Tensor]:
-        if run.stack.name in left:
+        linears = everywhere and run.stack.name not in apart
+        if run.stack.name in left or not (linears or keys):
             return run_block(run)
         attention, moments = run.roles.attention, KVMoments()
         modules = [model.get_submodule(attention.module)] if attention is not None else []

@@ -73,6 +73,9 @@ def test_every_command(row: Row, folder: Path, photos: Path, tmp_path: Path) -> 
     assert found.figures["image_gap"][0] != found.figures["image_gap"][1]
     assert sum(scheme.weight is not None for scheme in done.plan.linears.values()) == row.rounded
     assert sinkquant.verify(out).difference.acceptable
+    seen = sinkquant.inspect(out)
+    assert sum(part.modules for part in seen.quantized if "bits" in part.scheme.weights) >= row.rounded
+    assert not any("proj" in kind for part in seen.floats for kind in part.kinds) or "parts" in "".join(row.overrides)
 
 
 def test_the_prefix_takes_the_sink_of_the_text(folder: Path, photos: Path, tmp_path: Path) -> None:
