@@ -55,8 +55,11 @@ def _with_prefix(
     values, counts = words.unique(return_counts=True)
     frequent = values[counts.argsort(descending=True, stable=True)[:LEADING]].tolist()
     known = [one for one in (tokenizer.bos_token_id, tokenizer.eos_token_id) if one is not None]
-    leading = [begin] if begin is not None else [*known[:1], *frequent]  # a model that is used with BOS keeps it
     content = [sink.token_id for sink in mine if sink.token_id is not None]
+    later = [sink.position for sink in mine if sink.position and sink.patch is None]
+    content += [int(tokens[:, place].mode().values) for place in later if place < tokens.shape[1]]
+    # A model that is used with BOS keeps it in front; else what is a sink behind the first token may take both.
+    leading = [begin] if begin is not None else [*known[:1], *frequent, *content]
     choice, residual = absorb(
         session.model, session.roles, task, batch, content, leading, () if begin is None else (begin,), texts,
         max_prefix,
