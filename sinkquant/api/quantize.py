@@ -20,7 +20,7 @@ from sinkquant.formats.folder import claim
 from sinkquant.models.source import local_place, resolve
 from sinkquant.progress import StageProgress
 from sinkquant.recipes import Recipe, load_recipe, overridden
-from sinkquant.recipes.candidates import refuse_both
+from sinkquant.recipes.candidates import candidate, refuse_both
 
 
 @checked
@@ -57,6 +57,10 @@ def quantize(
     named = None
     if recipe is not None:
         named = overridden(recipe, overrides) if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    else:
+        load_recipe(
+            candidate(bits, target), overrides
+        )  # what is wrong with the wishes is said before the model is read
 
     source = resolve(model, trust_remote_code)
 

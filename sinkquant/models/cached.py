@@ -73,6 +73,8 @@ def find_cached(model: Any, trace: Trace) -> tuple[tuple[Cached, ...], str | Non
     """The attentions whose keys and values are what a cache returns; or none, and why."""
     if trace.probe.method is not None or getattr(model.config, "is_encoder_decoder", False):
         return (), UNSEEN  # keys of cross attention are read where they are kept
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        return (), NONE_KEPT
     recorder = _record(model, trace)
     if not recorder.found:
         return (), NONE_KEPT
