@@ -27,7 +27,7 @@ def detect_loaded(session: Session, *, max_prefix: int, tell: Progress | None = 
             progress=tell, texts=texts.__getitem__,
         )  # fmt: skip
         if task.prefixes and len(session.roles.stacks) > 1 and session.roles.text is not None:
-            return _with_prefix(session, report, texts, tokenizer, max_prefix)
+            return _with_prefix(session, report, texts, tokenizer)
         return report
     windows = task.pieces(data.calibration, LENGTH, WINDOWS * LENGTH)
     rest = task.pieces(data.held_out, LENGTH, TRIED * LENGTH)
@@ -38,9 +38,7 @@ def detect_loaded(session: Session, *, max_prefix: int, tell: Progress | None = 
     )  # fmt: skip
 
 
-def _with_prefix(
-    session: Session, report: SinkReport, texts: TokenTexts, tokenizer: Any, max_prefix: int
-) -> SinkReport:
+def _with_prefix(session: Session, report: SinkReport, texts: TokenTexts, tokenizer: Any) -> SinkReport:
     """The report with the prefix that absorbs the sinks of the text behind towers, images among it included."""
     stack, task, begin = session.roles.text, session.task, session.data.begin
     assert stack is not None
@@ -58,10 +56,9 @@ def _with_prefix(
     content = [sink.token_id for sink in mine if sink.token_id is not None]
     later = [sink.position for sink in mine if sink.position and sink.patch is None]
     content += [int(tokens[:, place].mode().values) for place in later if place < tokens.shape[1]]
-    # A model that is used with BOS keeps it in front; else what is a sink behind the first token may take both.
+    # A model that is used with BOS keeps it in front.
     leading = [begin] if begin is not None else [*known[:1], *frequent, *content]
     choice, residual = absorb(
-        session.model, session.roles, task, batch, content, leading, () if begin is None else (begin,), texts,
-        max_prefix,
-    )  # fmt: skip
+        session.model, session.roles, task, batch, leading, () if begin is None else (begin,), texts
+    )
     return report.model_copy(update={"prefix": choice, "residual": residual})

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sinkquant.inputs.batches import Batch
 from sinkquant.models.roles import Roles
@@ -62,16 +63,29 @@ def answers_loss(task: Task, model: Any, batch: Batch) -> float | None:
     return float(torch.cat([-answers.gather(1, labels[:, None])[:, 0] for answers, labels in scored]).mean())
 
 
+def shift_of(task: Task, model: Any, batch: Batch, front: tuple[int, ...], answers: Tensor) -> float:
+    """KL in nats a token of the answers behind `front` against `answers` (n, classes), log-probabilities: what the
+    tokens say by themselves."""
+    got = torch.cat([part for part, _ in task.scored(model, task.fronted(batch, front))])
+    return float((answers.exp() * (answers - got)).sum(-1).mean())
+
+
 def absorb(
-    model: Any, roles: Roles, task: Task, batch: Batch, candidates: Sequence[int], leading: Sequence[int],
-    usual: tuple[int, ...], texts: Texts, max_prefix: int,
-) -> tuple[PrefixChoice, tuple[ResidualSink, ...]]:  # fmt: skip
-    """The prefix for `batch`, and what it leaves: led by the best of `leading`, then `candidates`, best first."""
+    model: Any, roles: Roles, task: Task, batch: Batch, leading: Sequence[int], usual: tuple[int, ...], texts: Texts
+) -> tuple[PrefixChoice, tuple[ResidualSink, ...]]:
+    """The prefix for `batch`, and what it leaves: of the tokens `leading` that take any sinks the one that changes the
+    answers least, since samples are short and begin with a question. One token, as every other says more."""
     test = SampleTest(model, roles, task, batch, usual, threshold=1.0)
     _, plain = test.run_without()
     sweep = sweep_thresholds(plain.residual_ratio)
     test = replace(test, threshold=choose_threshold(sweep, agreement(plain.residual_ratio, plain.received)))
-    left = {token: test.run((token,))[0].sinks_left for token in dict.fromkeys(leading)} if len(leading) > 1 else {}
-    first = min(left, key=lambda token: left[token]) if left else leading[0]
-    choice, behind = choose_prefix(test, list(dict.fromkeys([first, *candidates])), texts, max_prefix)
+    without, tokens = _counted(Trial(ids=(), sinks_left=0, loss=None), plain, test.threshold), dict.fromkeys(leading)
+    first = next(iter(tokens))
+    if len(tokens) > 1:
+        answers = torch.cat([part for part, _ in task.scored(model, task.fronted(batch, usual))])
+        shifts = {token: shift_of(task, model, batch, (token,), answers) for token in tokens}
+        ranked = sorted(shifts, key=lambda token: shifts[token])
+        takes = (token for token in ranked if test.run((token,))[0].sinks_left < without.sinks_left)
+        first = next(takes, ranked[0])
+    choice, behind = choose_prefix(test, [first], texts, 1)
     return choice, residual_sinks(behind, test.threshold, texts)
