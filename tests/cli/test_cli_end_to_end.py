@@ -72,7 +72,8 @@ def test_quantize_json_is_one_object(cli: Cli, model_folder: Path, text_file: Pa
         "quantize", model_folder, "--recipe", "w8a8", "-o", out, "--calibration", text_file, *SMALL, "--json",
     )  # fmt: skip
     content = json.loads(result.stdout)
-    assert content.keys() == {"path", "plan", "report", "figures", "seconds", "peak_bytes", "choice", "metric"}
+    told = {"path", "plan", "report", "figures", "seconds", "peak_bytes", "choice", "metric", "experts"}
+    assert content.keys() == told
     assert content["path"] == str(out)
     assert content["plan"]["recipe"]["name"] == "w8a8"
     assert content["choice"] is None
