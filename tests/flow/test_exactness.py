@@ -11,6 +11,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from sinkquant.errors import SinkquantError
+from sinkquant.flow.exactness import is_exact
 from sinkquant.flow.plan import make_plan, weight_shapes
 from sinkquant.flow.transform import transform
 from sinkquant.models.roles import Roles
@@ -104,3 +105,18 @@ def test_what_is_not_exact_is_named_with_a_remedy_that_works(tiny_llama: LlamaFo
     remedy = tuple(re.findall(r"--set (\S+=false)", str(caught.value)))
     assert f"transforms.{key}=false" in remedy
     assert run(original, roles, "w8a8-static", (*extra, *remedy)) < 1e-5
+
+
+def test_only_a_model_that_amplifies_its_rounding_may_be_further_off(tiny_llama: LlamaForCausalLM) -> None:
+    roles = trace_roles(tiny_llama)
+    with torch.no_grad():
+        plain = tiny_llama(input_ids=IDS).logits
+
+        def amplified() -> torch.Tensor:  # what is left of two large numbers
+            return tiny_llama(input_ids=IDS).logits - 0.999 * plain
+
+        assert is_exact(9e-5, tiny_llama, roles, lambda: tiny_llama(input_ids=IDS).logits)
+        assert not is_exact(5e-4, tiny_llama, roles, lambda: tiny_llama(input_ids=IDS).logits)
+        assert is_exact(5e-4, tiny_llama, roles, amplified)
+        assert not is_exact(2e-3, tiny_llama, roles, amplified)
+        assert torch.equal(tiny_llama(input_ids=IDS).logits, plain)  # nothing is left behind
