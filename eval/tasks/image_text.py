@@ -36,16 +36,16 @@ SUBJECTS = (
     Subject(
         "LLaVA of ViT-Tiny and SmolLM2-135M", "image-text", LLAVA, CALIBRATION, SCORED, 36,
         "Says what photographs show; every 14th by name is scored, on the tokens of the name and the stop behind it, "
-        "and 16 of the others are calibrated on. The gap is what the names lose behind the image of another.",
+        "and 64 of the others are calibrated on. The gap is what the names lose behind the image of another.",
         settings=(
             Setting("plain static W8A8", "w8a8-npu", (*BARE, "activations.modality=one")),
             Setting("plain static W8A8, images apart", "w8a8-npu", (*BARE, "activations.modality=own")),
             Setting("w8a8-static", "w8a8-static", goal=True),
             Setting("w8a8-static, one range for all", "w8a8-static", ("activations.modality=one",)),
             Setting("w8a8-static, images apart", "w8a8-static", ("activations.modality=own",)),
-            Setting("w8a8-npu", "w8a8-npu", goal=True),
-            Setting("w4a16, groups of 64", "w4a16", ("weights.group_size=64", "tuning.epochs=0")),
+            Setting("w8a8-static, GPTQ", "w8a8-static", ("weights.method=gptq",), goal=True),
+            Setting("w4a16, groups of 64", "w4a16", ("weights.group_size=64",)),
         ),
-        overrides=("calibration.sequences=4",), goals={"kl": (0.02, 0.02)},
+        goals={"kl": (0.02, 0.02)},
     ),
 )  # fmt: skip
