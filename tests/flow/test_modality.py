@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import sinkquant
 from sinkquant.errors import SinkquantError, UsageError
 from sinkquant.flow.block import quantize_block
-from sinkquant.flow.modality import figures_of, tells_apart
+from sinkquant.flow.modality import PAYS, figures_of, tells_apart
 from sinkquant.flow.plan import Plan, make_plan, weight_shapes
 from sinkquant.formats.manifest import read_manifest
 from sinkquant.formats.sink_aware import SINK_AWARE
@@ -176,10 +176,10 @@ def test_text_gains(own: Any) -> None:
 def test_alike_rows_have_one_range() -> None:
     model, roles, _, gains, _ = quantized(model=make("LLaVA"))
     assert roles.media == Media(STACK, "input_ids", (IMAGE,))
-    assert any(gain <= 1.1 for gain in gains.values())
+    assert any(gain <= PAYS for gain in gains.values())
     for name, layer in linears(model):
         site = next(s.linears[0] for b in roles.blocks for s in b.sites if name in s.linears)
-        assert len(layer.input_scale) == (2 if gains[site] > 1.1 else 1)
+        assert len(layer.input_scale) == (2 if gains[site] > PAYS else 1)
 
 
 def test_towers_and_models_of_text_know_of_no_media(own: Any) -> None:
