@@ -16,7 +16,7 @@ from sinkquant.quantization.activations import Range, gain_of_own
 from sinkquant.quantization.scheme import ActivationScheme, LinearScheme
 from sinkquant.recipes.schema import Recipe
 
-PAYS = 1.02  # they are taken where they divide the squared error of the outputs by more: less is chance, and costs a look
+PAYS = 1.02  # they are taken where they divide the squared error of the outputs by more than that: less is chance
 
 
 def allowed(linears: Mapping[str, LinearScheme], recipe: Recipe, roles: Roles) -> dict[str, LinearScheme]:
