@@ -61,6 +61,7 @@ class Place:
             output = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(output, 1)
             os.dup2(output, 2)
+            torch.set_num_threads(1)  # replaces the parent's thread pool, for which threads that load would race
             change()
             app([str(word) for word in command])
         except SystemExit as error:
