@@ -78,7 +78,7 @@ def transform(session: Session, plan: Plan) -> float:
         if not after.isfinite().all():  # nothing can be said of what follows
             break
     error = difference(state, before)
-    if not is_exact(error, model, roles, lambda: look(model, few)):
+    if not is_exact(error, model, roles, state, lambda: look(model, few)):
         raise inexact(errors, error, plan.recipe, bool(plan.rotations.stream))
     cut(model, roles.positions, len(plan.prefix))
     return error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from sinkquant.tasks.task import Task
 
 @dataclass(frozen=True, eq=False)
 class SampleTest:
-    """`batch`: held-out samples without BOS, `usual` what precedes their text."""
+    """`batch`: held-out samples without BOS, `usual` what precedes their text. `known`: what was seen
+    behind each front, whatever the threshold."""
 
     model: Any
     roles: Roles
@@ -28,6 +29,7 @@ class SampleTest:
     batch: Batch
     usual: tuple[int, ...]
     threshold: float
+    known: dict[tuple[int, ...], tuple[Trial, Observation]] = field(default_factory=dict)
 
     def run(self, prefix: tuple[int, ...]) -> tuple[Trial, Observation]:
         """Put `prefix` in front of the text; sinks and medians are those of what is behind it, images included."""
@@ -41,6 +43,11 @@ class SampleTest:
         return _counted(trial.model_copy(update={"ids": ()}), seen, self.threshold), seen
 
     def _seen(self, front: tuple[int, ...]) -> tuple[Trial, Observation]:
+        if front not in self.known:
+            self.known[front] = self._look(front)
+        return self.known[front]
+
+    def _look(self, front: tuple[int, ...]) -> tuple[Trial, Observation]:
         stack = self.roles.text
         assert stack is not None
         batch = self.task.fronted(self.batch, front)
@@ -79,7 +86,7 @@ def absorb(
     _, plain = test.run_without()
     sweep = sweep_thresholds(plain.residual_ratio)
     test = replace(test, threshold=choose_threshold(sweep, agreement(plain.residual_ratio, plain.received)))
-    without, tokens = _counted(Trial(ids=(), sinks_left=0, loss=None), plain, test.threshold), dict.fromkeys(leading)
+    (without, _), tokens = test.run_without(), dict.fromkeys(leading)
     first = next(iter(tokens))
     if len(tokens) > 1:
         answers = torch.cat([part for part, _ in task.scored(model, task.fronted(batch, usual))])
